@@ -1,0 +1,224 @@
+"""Requests into one request, and its response back into theirs. Pure: no clock, no queue, no model.
+
+Rows are joined and cut along axis 0. `fits` tells which requests may be joined at all; `merge` joins them; `split` undoes it:
+split(f(merge(requests))) gives each request what f(request) would have given, for any f that treats rows alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlserver.errors import InvalidTensor, MLServerError
+from mlserver.tensor import DTYPES, TensorData, flatten
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
+
+__all__ = ["fits", "merge", "rows_of", "split"]
+
+_OWN = ("content_type", "headers")
+
+
+def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
+    """A key that is equal for requests which may be merged; None for one that has to go alone.
+
+    Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs. A request without
+    inputs, with a tensor that has no first dimension, or with parameters of its own goes alone.
+    """
+    if not request.inputs or _has_extra(request.parameters):
+        return None
+    rows = -1
+    key: list[Any] = [None if request.parameters is None else request.parameters.content_type]
+    for tensor in request.inputs:
+        shape = tensor.shape
+        if not shape or (rows not in (-1, shape[0])) or min(shape) < 0 or _has_extra(tensor.parameters):
+            return None
+        rows = shape[0]
+        content_type = None if tensor.parameters is None else tensor.parameters.content_type
+        key.append((tensor.name, tensor.datatype, content_type, *shape[1:]))
+    for output in request.outputs or ():
+        if _has_extra(output.parameters):
+            return None
+        key.append((output.name, None if output.parameters is None else output.parameters.content_type))
+    return tuple(key)
+
+
+def _has_extra(parameters: Parameters | None) -> bool:
+    return parameters is not None and bool(parameters.model_extra)
+
+
+def rows_of(request: InferenceRequest) -> int:
+    """How many rows a request brings: the first dimension of its last input; 1 where it has none."""
+    shape = request.inputs[-1].shape if request.inputs else ()
+    return int(shape[0]) if shape else 1
+
+
+def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
+    """One request with the rows of all, in order. Inputs go by name; parameters of the requests are overlaid, the last wins.
+
+    Raises InvalidTensor or CodecError when a tensor's values do not fill its shape; the message does not say whose it was, so
+    a caller who needs to know asks one by one.
+    """
+    names: dict[str, list[RequestInput]] = {}
+    for request in requests:
+        for tensor in request.inputs:
+            names.setdefault(tensor.name, []).append(tensor)
+    outputs: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    for request in requests:
+        outputs.update((output.name, output) for output in request.outputs or ())
+        parameters.update(request.parameters.items() if request.parameters is not None else ())
+    merged: InferenceRequest = InferenceRequest.build(
+        inputs=[_merge_tensors(tensors) for tensors in names.values()],
+        outputs=list(outputs.values()) or None,
+        parameters=Parameters(**parameters) if parameters else None,
+    )
+    return merged
+
+
+def _merge_tensors(tensors: Sequence[RequestInput]) -> RequestInput:
+    first = tensors[0]
+    rows = sum(int(tensor.shape[0]) if tensor.shape else 1 for tensor in tensors)
+    merged: RequestInput = RequestInput.build(
+        name=first.name,
+        shape=[rows, *first.shape[1:]],
+        datatype=first.datatype,
+        parameters=_merge_parameters([tensor.parameters for tensor in tensors]),
+        data=_merge_data(tensors, [rows, *first.shape[1:]]),
+    )
+    return merged
+
+
+def _merge_data(tensors: Sequence[RequestInput], shape: list[int]) -> Any:
+    datas = [data if isinstance(data := t.data, TensorData) else TensorData(data) for t in tensors]
+    dtype = DTYPES.get(tensors[0].datatype)
+    if dtype is not None:
+        return TensorData.from_array(_merge_numbers(tensors, datas, dtype).reshape(shape))
+    roots = [data.root for data in datas]
+    if all(isinstance(root, str) for root in roots):
+        return TensorData("".join(roots))
+    if all(isinstance(root, bytes) for root in roots):
+        return TensorData(b"".join(roots))
+    joined: list[Any] = []
+    for tensor, root in zip(tensors, roots, strict=True):
+        values = flatten(root.tolist() if isinstance(root, np.ndarray) else root)
+        if len(values) != math.prod(tensor.shape):
+            raise _wrong_size(tensor, len(values))
+        joined += values
+    return TensorData(joined)
+
+
+def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData], dtype: np.dtype[Any]) -> Any:
+    arrays = []
+    for tensor, data in zip(tensors, datas, strict=True):
+        array = data.to_array(tensor.datatype)
+        if array.size != math.prod(tensor.shape):
+            raise _wrong_size(tensor, array.size)
+        arrays.append(array.ravel())
+    return np.concatenate(arrays)
+
+
+def _wrong_size(tensor: RequestInput, got: int) -> InvalidTensor:
+    need = math.prod(tensor.shape)
+    return InvalidTensor(
+        f"input '{tensor.name}' has shape {list(tensor.shape)}, which has {need} elements, but {got} values were given"
+    )
+
+
+def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters | None:
+    """Union of the keys. One that several members give becomes the list of their values, in order."""
+    merged: dict[str, list[Any]] = {}
+    for parameters in all_parameters:
+        for key, value in parameters.items() if parameters is not None else ():
+            merged.setdefault(key, []).append(value)
+    if not merged:
+        return None
+    return Parameters(
+        **{key: values[-1] if key in _OWN or len(values) == 1 else values for key, values in merged.items()}
+    )
+
+
+def split(response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]) -> list[InferenceResponse]:
+    """The response to a merged request, cut into one per member: `rows[i]` rows and id `ids[i]` for the i-th.
+
+    Raises MLServerError (500) when an output does not have as many rows as were asked about.
+    """
+    total = sum(rows)
+    pieces = [_split_output(output, rows, total) for output in response.outputs]
+    return [
+        InferenceResponse.build(
+            model_name=response.model_name,
+            model_version=response.model_version,
+            id=ids[member],
+            parameters=copy.copy(response.parameters),
+            outputs=[piece[member] for piece in pieces],
+        )
+        for member in range(len(rows))
+    ]
+
+
+def _split_output(output: ResponseOutput, rows: Sequence[int], total: int) -> list[ResponseOutput]:
+    returned = output.shape[0] if output.shape else 1
+    if returned != total:
+        raise MLServerError(
+            f"model returned {returned} rows for {total} in output '{output.name}' of a batch of {len(rows)} requests",
+            500,
+        )
+    trailing = list(output.shape[1:])
+    datas = _split_data(output, rows, total)
+    parameters = _split_parameters(output.parameters, rows)
+    return [
+        ResponseOutput.build(
+            name=output.name,
+            shape=[count, *trailing],
+            datatype=output.datatype,
+            parameters=parameters[member],
+            data=datas[member],
+        )
+        for member, count in enumerate(rows)
+    ]
+
+
+def _split_data(output: ResponseOutput, rows: Sequence[int], total: int) -> list[TensorData]:
+    data = output.data if isinstance(output.data, TensorData) else TensorData(output.data)
+    array = data.array
+    if array is None and isinstance(data.root, np.ndarray):
+        array = data.root
+    width = math.prod(output.shape[1:])
+    values: Any = array.reshape(-1) if array is not None else data.root
+    if array is None and isinstance(values, (list, tuple)) and len(values) == total != total * width:
+        width = 1  # nested rows
+    if len(values) != total * width:
+        raise MLServerError(
+            f"model returned {len(values)} values for output '{output.name}' of shape {list(output.shape)}", 500
+        )
+    cut: list[TensorData] = []
+    start = 0
+    for count in rows:
+        piece = values[start : start + count * width]
+        cut.append(TensorData.from_array(piece) if array is not None and array.dtype.kind in "biuf" else TensorData(piece))
+        start += count * width
+    return cut
+
+
+def _split_parameters(parameters: Parameters | None, rows: Sequence[int]) -> list[Parameters | None]:
+    """A list is dealt out by row, the rest is everybody's."""
+    if parameters is None:
+        return [None] * len(rows)
+    if not parameters.model_extra:
+        return [parameters] * len(rows) if parameters.headers is None else [copy.copy(parameters) for _ in rows]
+    dealt: list[Parameters | None] = []
+    row = 0
+    for count in rows:
+        own: dict[str, Any] = {}
+        for key, value in parameters.items():
+            if key in _OWN or not isinstance(value, list):
+                own[key] = value
+            elif row < len(value):
+                own[key] = str(value[row])
+        dealt.append(Parameters(**own) if own else None)
+        row += count
+    return dealt

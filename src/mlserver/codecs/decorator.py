@@ -1,0 +1,146 @@
+"""`decode_args`: a `predict` whose signature says how to decode its inputs and encode what it returns."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from mlserver.codecs.base import (
+    InputCodecLike,
+    RequestCodec,
+    RequestCodecLike,
+    canonical_hint,
+    find_input_codec_by_type_hint,
+    find_request_codec_by_type_hint,
+    without_none,
+)
+from mlserver.codecs.utils import DefaultOutputPrefix
+from mlserver.errors import CodecNotFound, InputsNotFound, OutputNotFound
+from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
+
+__all__ = ["SignatureCodec", "decode_args"]
+
+
+def decode_args(
+    predict: Callable[..., Coroutine[Any, Any, Any]],
+) -> Callable[[Any, InferenceRequest], Coroutine[Any, Any, InferenceResponse]]:
+    """Make `async def predict(self, a: np.ndarray, b: list[str]) -> np.ndarray` take requests and give responses.
+
+    Each parameter takes the input of its name, decoded by the codec of its type hint; a parameter whose hint
+    belongs to a request codec (a DataFrame) takes all inputs that no other parameter takes; one of type
+    `InferenceRequest` takes the request itself. Outputs are named `output-0`, `output-1`, ... by position.
+
+    Raises CodecNotFound at decoration when a hint has no codec. The result raises InputsNotFound for inputs that
+    nothing takes and OutputNotFound for a value that its return hint does not allow.
+    """
+    codec = SignatureCodec(predict)
+
+    @functools.wraps(predict, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    async def wrapper(self: Any, request: InferenceRequest) -> InferenceResponse:
+        returned = await predict(self, **codec.decode_request(request))
+        return codec.encode_response(self.name, returned, self.version)
+
+    del wrapper.__wrapped__  # its signature is not the one to show
+    return wrapper
+
+
+class SignatureCodec(RequestCodec):
+    """Turns requests into the keyword arguments of a function, and what it returns into responses."""
+
+    def __init__(self, predict: Callable[..., Any]) -> None:
+        signature = inspect.signature(predict, eval_str=True)
+        self._inputs: dict[str, InputCodecLike] = {}
+        self._requests: dict[str, RequestCodecLike] = {}
+        self._whole: list[str] = []
+        for name, parameter in list(signature.parameters.items())[1:]:
+            if parameter.annotation is not parameter.empty:
+                self._add_parameter(name, parameter.annotation)
+        self._hints, self._any_number = _return_hints(signature.return_annotation)
+        self._outputs = [_codec_of_output(hint) for hint in self._hints]
+
+    def _add_parameter(self, name: str, hint: Any) -> None:
+        if without_none(hint) is InferenceRequest:
+            self._whole.append(name)
+        elif (input_codec := find_input_codec_by_type_hint(hint)) is not None:
+            self._inputs[name] = input_codec
+        elif (request_codec := find_request_codec_by_type_hint(hint)) is not None:
+            self._requests[name] = request_codec
+        else:
+            raise CodecNotFound(name, str(hint), is_input=True)
+
+    def decode_request(self, request: InferenceRequest) -> dict[str, Any]:  # type: ignore[override]
+        """The keyword arguments for a request. A parameter without an input is left out."""
+        arguments: dict[str, Any] = dict.fromkeys(self._whole, request)
+        others: list[RequestInput] = []
+        for request_input in request.inputs:
+            codec = self._inputs.get(request_input.name)
+            if codec is not None:
+                arguments[request_input.name] = codec.decode_input(request_input)
+            elif request_input.name in self._requests:
+                raise CodecNotFound(request_input.name, is_input=True)
+            else:
+                others.append(request_input)
+        if others and self._requests:
+            name, request_codec = next(iter(self._requests.items()))
+            arguments[name] = request_codec.decode_request(
+                InferenceRequest.build(id=request.id, parameters=request.parameters, inputs=others)
+            )
+        elif others and not self._whole:
+            raise InputsNotFound(others, self._inputs)
+        return arguments
+
+    def encode_response(  # type: ignore[override]
+        self, model_name: str, payload: Any, model_version: str | None = None, **kwargs: Any
+    ) -> InferenceResponse:
+        """The response for what the function returned: a value, a tuple of values, or None."""
+        if isinstance(payload, InferenceResponse) and InferenceResponse in self._hints:
+            return payload
+        values = payload if isinstance(payload, tuple) else () if payload is None else (payload,)
+        outputs: list[ResponseOutput] = []
+        for index, value in enumerate(values):
+            outputs += self._encode_value(index, value, model_name, model_version)
+        return InferenceResponse.build(model_name=model_name, model_version=model_version, outputs=outputs)
+
+    def _encode_value(
+        self, index: int, value: Any, model_name: str, model_version: str | None
+    ) -> list[ResponseOutput]:
+        position = 0 if self._any_number else index
+        if position < len(self._outputs):
+            hint, codec = self._hints[position], self._outputs[position]
+            if value is None and without_none(hint) is not hint:
+                return []
+            if codec is not None and codec.can_encode(value):
+                if _is_request_codec(codec):
+                    return list(codec.encode_response(model_name, value, model_version).outputs)
+                return [codec.encode_output(f"{DefaultOutputPrefix}{index}", value)]
+        raise OutputNotFound(index, type(value), self._hints)
+
+
+def _return_hints(annotation: Any) -> tuple[list[Any], bool]:
+    """The hint of each value that is returned, and whether the only one stands for any number of values."""
+    if annotation is inspect.Signature.empty or annotation is None or annotation is type(None):
+        return [], False
+    if isinstance(annotation, tuple):
+        return list(annotation), False
+    if typing.get_origin(without_none(annotation)) is tuple:
+        hints = typing.get_args(without_none(annotation))
+        if len(hints) == 2 and hints[1] is ...:
+            return [hints[0]], True
+        return list(hints), False
+    return [annotation], False
+
+
+def _codec_of_output(hint: Any) -> Any:
+    if canonical_hint(hint) is InferenceResponse:
+        return None
+    codec = find_input_codec_by_type_hint(hint) or find_request_codec_by_type_hint(hint)
+    if codec is None:
+        raise CodecNotFound(payload_type=str(hint))
+    return codec
+
+
+def _is_request_codec(codec: Any) -> bool:
+    return not hasattr(codec, "encode_output")

@@ -1,0 +1,41 @@
+"""Payloads that are lists: of str, of bytes, of datetimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mlserver.tensor import TensorData
+
+__all__ = ["ListElement", "ListPayload", "as_list", "elements_of", "is_list_of"]
+
+ListElement = TypeVar("ListElement")
+ListPayload = ListElement | list[ListElement]
+
+
+def is_list_of(payload: Any, instance_type: type | tuple[type, ...]) -> bool:
+    """Whether `payload` is a list, not a tuple, of nothing but instances of the type; an empty list is."""
+    return isinstance(payload, list) and all(isinstance(element, instance_type) for element in payload)
+
+
+def as_list(payload: Any) -> Iterator[Any]:
+    """The elements of a list; anything else, a tuple or None too, is one element."""
+    if isinstance(payload, (list, TensorData)) and isinstance(getattr(payload, "root", payload), list):
+        yield from payload
+    else:
+        yield getattr(payload, "root", payload) if isinstance(payload, TensorData) else payload
+
+
+def elements_of(values: Any) -> list[Any]:
+    """The elements of a tensor's data as a list of its own: text, bytes and scalars count as one element."""
+    if isinstance(values, TensorData):
+        values = values.root
+    if isinstance(values, list):
+        return values.copy()
+    if isinstance(values, np.ndarray):
+        return values.ravel().tolist()  # type: ignore[no-any-return]
+    if isinstance(values, (str, bytes, bytearray, memoryview, dict)) or not isinstance(values, Iterable):
+        return [values]
+    return list(values)

@@ -1,0 +1,1 @@
+"""Kafka: requests from one topic, responses to another."""

@@ -1,0 +1,208 @@
+"""What is loaded: models by name and version, and the swap of one copy for another without a gap.
+
+A name has one default version: the unversioned model where there is one, else the highest version. A reload brings the new copy
+up beside the old one, then swaps, then lets the old one finish what it has; callers never find nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+from mlserver.errors import ModelNotFound
+from mlserver.logging import logger
+from mlserver.model import MLModel
+from mlserver.replica import Replica
+from mlserver.types import State
+
+if TYPE_CHECKING:
+    from mlserver.settings import ModelSettings
+
+__all__ = ["LoadedModel", "ModelRegistry"]
+
+ReplicaFactory = Callable[["ModelSettings"], Replica]
+Hook = Callable[["LoadedModel", "LoadedModel | None"], Awaitable[None]]
+
+
+class LoadedModel:
+    """One version of one model: its settings, its replica, and how far it has come."""
+
+    def __init__(self, settings: ModelSettings, replica: Replica) -> None:
+        self.settings = settings
+        self.replica = replica
+        self.model: MLModel | None = None
+        self.state = State.LOADING
+        self.reason = ""
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def version(self) -> str | None:
+        return self.settings.version
+
+    @property
+    def ready(self) -> bool:
+        return self.state is State.READY and self.model is not None and self.model.ready
+
+
+def newer(a: str, b: str) -> int:
+    """Order two versions: as numbers where both are integers, else as text."""
+    if a.isdecimal() and b.isdecimal():
+        return int(a) - int(b)
+    return (a > b) - (a < b)
+
+
+class ModelRegistry:
+    """The loaded models, and those that were asked for and failed.
+
+    make_replica: gives the replica for a model's settings, not yet loaded.
+    on_loaded, on_unloaded: awaited with (new, old) before a model is swapped in, and with (old, new) when one goes.
+    """
+
+    def __init__(self, make_replica: ReplicaFactory) -> None:
+        self._make_replica = make_replica
+        self._versions: dict[str, dict[str | None, LoadedModel]] = {}
+        self._defaults: dict[str, LoadedModel] = {}
+        # Models that were to be loaded and could not be: name and version to the reason.
+        self.failures: dict[tuple[str, str | None], str] = {}
+        self.on_loaded: list[Hook] = []
+        self.on_unloaded: list[Hook] = []
+
+    # Finding
+
+    def find(self, name: str, version: str | None = None) -> LoadedModel:
+        """The loaded model of that name and version, or of the name's default version. Raises ModelNotFound."""
+        loaded = self._versions.get(name, {}).get(version) if version else self._defaults.get(name)
+        if loaded is None:
+            raise ModelNotFound(name, version or None)
+        return loaded
+
+    def all(self) -> Iterable[LoadedModel]:
+        return [loaded for versions in self._versions.values() for loaded in versions.values()]
+
+    def versions(self, name: str) -> list[LoadedModel]:
+        return list(self._versions.get(name, {}).values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that should answer can. A model that failed its first load should have."""
+        return not self.failures and all(loaded.ready for loaded in self.all())
+
+    async def get_model(self, name: str, version: str | None = None) -> MLModel:
+        model = self.find(name, version).model
+        if model is None:
+            raise ModelNotFound(name, version)
+        return model
+
+    async def get_models(self, name: str | None = None) -> list[MLModel]:
+        loaded = self.all() if name is None else self.versions(name)
+        if name is not None and not loaded:
+            raise ModelNotFound(name)
+        return [m.model for m in loaded if m.model is not None]
+
+    # Changing
+
+    async def load(self, settings: ModelSettings) -> MLModel:
+        """Load a model, or reload one that is loaded already; the old copy serves until the new one is ready.
+
+        Raises what the model's code raises; a copy that serves already goes on serving.
+        """
+        new = LoadedModel(settings, self._make_replica(settings))
+        old = self._versions.get(settings.name, {}).get(settings.version)
+        if old is None:
+            self._put(new)
+        try:
+            new.model = await new.replica.load()
+            if old is None and self._versions.get(new.name, {}).get(new.version) is not new:
+                await new.replica.close()
+                raise ModelNotFound(new.name, new.version)  # it was unloaded while it was loading
+            for hook in self.on_loaded:
+                await hook(new, old)
+        except BaseException as exc:
+            if self._versions.get(new.name, {}).get(new.version) is new:
+                self._drop(new)
+                if not isinstance(exc, asyncio.CancelledError):
+                    self.failures[new.name, new.version] = f"{type(exc).__name__}: {exc}"
+            raise
+        new.state = State.READY if new.model.ready else State.UNKNOWN
+        # A copy that was swapped in meanwhile by another load of the same version gives way, too.
+        current = self._versions.get(settings.name, {}).get(settings.version)
+        self._put(new)
+        self.failures.pop((new.name, new.version), None)
+        logger.info("Loaded model '%s' successfully.", describe(settings))
+        if current is not None and current is not new:
+            await self._retire(current, new)
+        return new.model
+
+    async def unload(self, name: str) -> None:
+        """Unload all versions of a model. Raises ModelNotFound."""
+        loaded = self.versions(name)
+        failed = [key for key in self.failures if key[0] == name]
+        if not loaded and not failed:
+            raise ModelNotFound(name)
+        for key in failed:
+            del self.failures[key]
+        for one in loaded:
+            self._drop(one)
+        await asyncio.gather(*(self._retire(one, None) for one in loaded))
+
+    async def unload_version(self, name: str, version: str | None = None) -> None:
+        """Unload one version of a model. Raises ModelNotFound."""
+        loaded = self._versions.get(name, {}).get(version)
+        if loaded is None:
+            if self.failures.pop((name, version), None) is not None:
+                return
+            raise ModelNotFound(name, version)
+        self._drop(loaded)
+        await self._retire(loaded, None)
+
+    async def close(self) -> None:
+        """Unload everything."""
+        await asyncio.gather(*(self.unload(name) for name in list(self._versions)), return_exceptions=True)
+
+    def _put(self, loaded: LoadedModel) -> None:
+        self._versions.setdefault(loaded.name, {})[loaded.version] = loaded
+        self._choose_default(loaded.name)
+
+    def _drop(self, loaded: LoadedModel) -> None:
+        versions = self._versions[loaded.name]
+        del versions[loaded.version]
+        if not versions:
+            del self._versions[loaded.name]
+        self._choose_default(loaded.name)
+
+    def _choose_default(self, name: str) -> None:
+        versions = self._versions.get(name)
+        if not versions:
+            self._defaults.pop(name, None)
+            return
+        # While the newest is still loading for the first time, the one that can answer stays the default.
+        candidates = {v: m for v, m in versions.items() if m.state is not State.LOADING} or versions
+        if None in candidates:
+            self._defaults[name] = candidates[None]
+        else:
+            newest = max((v for v in candidates if v is not None), key=functools.cmp_to_key(newer))
+            self._defaults[name] = candidates[newest]
+
+    async def _retire(self, loaded: LoadedModel, successor: LoadedModel | None) -> None:
+        state = loaded.state
+        loaded.state = State.UNLOADING
+        for hook in self.on_unloaded:
+            await hook(loaded, successor)
+        if state is State.LOADING:
+            return  # its own load notices and cleans up
+        await loaded.replica.close()
+        if successor is None:
+            logger.info("Unloaded model '%s' successfully.", describe(loaded.settings))
+
+
+def describe(settings: ModelSettings) -> str:
+    return f"{settings.name}:{settings.version}" if settings.version else settings.name
+
+
+# The names that embedders know.
+MultiModelRegistry = ModelRegistry

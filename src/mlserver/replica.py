@@ -1,0 +1,297 @@
+"""A replica: one loaded copy of a model, the calls that wait for it, and where its code runs.
+
+Two lanes lead to the executor. User code runs on a thread of the model's own with its own event loop, always the same one, so
+that nothing it does holds up the loop that talks to clients. A model that promises a short pure `predict` takes the short cut:
+it runs right where the calls arrived, as soon as everything that came in one turn of the loop has been collected, for as long as
+it keeps that promise; a slow turn or a large body sends its calls to the thread until it is quick again.
+
+Nobody waits for company: a free replica takes what is there, all of it where calls may be merged. While it is busy, they gather.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlserver.context import model_context
+from mlserver.errors import QueueFull
+from mlserver.executor import Call, Executor, Reply
+from mlserver.logging import logger
+from mlserver.model import MLModel, promises
+
+if TYPE_CHECKING:
+    from mlserver.settings import ModelSettings
+
+__all__ = ["Replica", "Waiting"]
+
+T = TypeVar("T")
+
+# A turn of the short lane may hold up the loop this long, in seconds, on average.
+_SHORT_TURN = 0.002
+# Bodies above this many bytes take longer to parse than the hop to the thread costs.
+_SHORT_BODY = 64 * 1024
+# So many calls at most become one run; more would make the first wait for the last.
+_MOST_CALLS = 256
+# Responses of a stream that may wait for a slow client.
+_STREAM_AHEAD = 8
+
+
+class Waiting:
+    """A call, who wants its reply, and whether they still do."""
+
+    __slots__ = ("call", "deliver", "left", "task")
+
+    def __init__(self, call: Call, deliver: Callable[[Reply], None]) -> None:
+        self.call = call
+        self.deliver = deliver
+        self.left = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Replica:
+    """Loads a model, answers its calls, unloads it.
+
+    All methods belong to the loop that is running when the replica is made. `max_waiting`: calls that may wait before more are
+    refused; 0 sets no limit.
+    """
+
+    def __init__(self, settings: ModelSettings, request_events: dict[str, str], max_waiting: int = 0) -> None:
+        self.settings = settings
+        self._request_events = request_events
+        self._max_waiting = max_waiting
+        self._front = asyncio.get_running_loop()
+        self._loop = _new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name=f"model-{settings.name}", daemon=True)
+        self._model: MLModel | None = None
+        self._executor: Executor | None = None
+        self._inline = False
+        self._turn_cost = _SHORT_TURN  # moving average, in seconds; unproven until the first runs
+        self._waiting: deque[Waiting] = deque()
+        self._done: deque[tuple[Waiting, Reply]] = deque()
+        self._in_flight = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._turn_scheduled = False
+        self._take_scheduled = False
+        self._deliver_scheduled = False
+        self._thread_runs = 0
+
+    # Lifecycle
+
+    async def load(self) -> MLModel:
+        """Import, construct and load the model on its own loop. Raises whatever its code raises."""
+        self._thread.start()
+        try:
+            return await self.on_model_loop(self._load())
+        except BaseException:
+            await self._discard()
+            raise
+
+    async def _load(self) -> MLModel:
+        with model_context(self.settings):
+            model = self.settings.implementation(self.settings)
+            self._model = model
+            model.ready = bool(await model.load())
+        self._executor = Executor(model, self._request_events)
+        self._inline = promises(model, "inline")
+        return model
+
+    async def close(self) -> None:
+        """Finish what is in flight, unload the model, end its thread."""
+        if self._in_flight:
+            self._idle = self._front.create_future()
+            await self._idle
+        await self._discard()
+
+    async def _discard(self) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            try:
+                with model_context(self.settings):
+                    model.ready = not await self.on_model_loop(model.unload())
+            except Exception:
+                logger.exception("unload() of model '%s' failed", self.settings.name)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def on_model_loop(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Run a coroutine of the model's where all its code runs."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    # Calls
+
+    def submit(self, call: Call, deliver: Callable[[Reply], None]) -> Waiting:
+        """Queue a call; `deliver` gets its reply on this loop, never before this returns. Raises QueueFull."""
+        if self._max_waiting and len(self._waiting) >= self._max_waiting:
+            raise QueueFull(self.settings.name, self._max_waiting)
+        waiting = Waiting(call, deliver)
+        self._waiting.append(waiting)
+        self._in_flight += 1
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            self._front.call_soon(self._turn)
+        return waiting
+
+    def abandon(self, waiting: Waiting) -> None:
+        """Nobody waits for this call any more: it is dropped where it has not started, and cancelled where it awaits."""
+        waiting.left = True
+        task = waiting.task
+        if task is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+
+    @property
+    def queue_length(self) -> int:
+        return len(self._waiting)
+
+    def _turn(self) -> None:
+        """At the end of a turn of the front's loop: everything that arrived in it is here now."""
+        self._turn_scheduled = False
+        if self._short_lane():
+            self._run_here()
+        if self._waiting and not self._take_scheduled:
+            self._take_scheduled = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _short_lane(self) -> bool:
+        if not self._inline or self._turn_cost >= _SHORT_TURN or self._thread_runs or self._take_scheduled:
+            return False
+        return sum(len(waiting.call.body) for waiting in self._waiting) < _SHORT_BODY
+
+    def _run_here(self) -> None:
+        assert self._executor is not None
+        while self._waiting:
+            batch = self._next_batch()
+            started = time.perf_counter()
+            run = self._executor.run([waiting.call for waiting in batch])
+            try:
+                run.send(None)
+            except StopIteration as done:
+                replies: list[Reply] = done.value
+            else:
+                run.close()
+                logger.warning(
+                    "%s declares `inline`, but its predict() awaits: it runs on its thread from now on",
+                    type(self._model).__name__,
+                )
+                self._inline = False
+                self._waiting.extendleft(reversed(batch))
+                return
+            self._note_cost(time.perf_counter() - started)
+            for waiting, reply in zip(batch, replies, strict=True):
+                self._settle(waiting, reply)
+
+    def _next_batch(self) -> list[Waiting]:
+        waiting = self._waiting
+        batch: list[Waiting] = []
+        while waiting and len(batch) < _MOST_CALLS:
+            try:
+                batch.append(waiting.popleft())
+            except IndexError:
+                break
+        return batch
+
+    def _note_cost(self, seconds: float) -> None:
+        self._turn_cost += 0.2 * (min(seconds, 0.1) - self._turn_cost)
+
+    # On the model's loop
+
+    def _take(self) -> None:
+        self._take_scheduled = False
+        assert self._executor is not None
+        if not self._executor.merges:
+            for waiting in self._next_batch():
+                waiting.task = self._loop.create_task(self._run([waiting]))
+            if self._waiting:
+                self._loop.call_soon(self._take)
+        elif self._waiting and not self._thread_runs:
+            self._loop.create_task(self._run(self._next_batch()))
+
+    async def _run(self, batch: Sequence[Waiting]) -> None:
+        assert self._executor is not None
+        self._thread_runs += 1
+        started = time.perf_counter()
+        wanted = [waiting for waiting in batch if not waiting.left]
+        try:
+            replies = await self._executor.run([waiting.call for waiting in wanted]) if wanted else []
+        except asyncio.CancelledError:
+            replies = [Reply(499, b"")] * len(wanted)
+        finally:
+            self._thread_runs -= 1
+        if self._inline:
+            self._note_cost(time.perf_counter() - started)
+        self._done.extend(zip(wanted, replies, strict=True))
+        self._done.extend((waiting, Reply(499, b"")) for waiting in batch if waiting not in wanted)
+        if not self._deliver_scheduled:
+            self._deliver_scheduled = True
+            self._front.call_soon_threadsafe(self._deliver)
+        if self._waiting and not self._take_scheduled:
+            self._take()
+
+    # Back on the front's loop
+
+    def _deliver(self) -> None:
+        self._deliver_scheduled = False
+        while self._done:
+            self._settle(*self._done.popleft())
+
+    def _settle(self, waiting: Waiting, reply: Reply) -> None:
+        self._in_flight -= 1
+        waiting.task = None
+        if not waiting.left:
+            waiting.deliver(reply)
+        if not self._in_flight and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    # Streams
+
+    async def stream(self, call: Call) -> AsyncIterator[bytes]:
+        """The replies to a streaming call, each one JSON body. Closing the iterator cancels the model's side."""
+        assert self._executor is not None
+        queue: asyncio.Queue[Any] = asyncio.Queue(_STREAM_AHEAD)
+        pump = asyncio.run_coroutine_threadsafe(self._pump(self._executor.stream(call), queue), self._loop)
+        self._in_flight += 1
+        try:
+            while True:
+                item = await queue.get()
+                if item is _END:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            pump.cancel()
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+
+    async def _pump(self, replies: AsyncIterator[bytes], queue: asyncio.Queue[Any]) -> None:
+        async def put(item: Any) -> None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(queue.put(item), self._front))
+
+        try:
+            async for reply in replies:
+                await put(reply)
+        except Exception as exc:
+            await put(exc)
+        else:
+            await put(_END)
+
+
+_END = object()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

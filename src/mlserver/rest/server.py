@@ -1,0 +1,210 @@
+"""A listening HTTP port: its sockets, its connections, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
+from mlserver.errors import StartError
+from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope
+
+if TYPE_CHECKING:
+    from mlserver.metrics.requests import RequestMetrics, RouteCounters
+    from mlserver.service import Service
+    from mlserver.settings import Settings
+
+__all__ = ["HttpServer"]
+
+# Seconds between two looks at all connections.
+_SWEEP = 0.25
+# Request heads that are remembered, and how long one may be.
+_HEADS = 1024
+_HEAD_SIZE = 4096
+
+_UNVERSIONED = "/v2/models/{model_name}/%s"
+_VERSIONED = "/v2/models/{model_name}/versions/{model_version}/%s"
+
+
+class HttpServer:
+    """Serves an ASGI application on one port; inference requests go to `service`, where there is one, without it."""
+
+    def __init__(
+        self, settings: Settings, app: ASGIApp, service: Service | None = None, metrics: RequestMetrics | None = None
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.app = app
+        self.service: Service = service  # type: ignore[assignment]
+        self.metrics = metrics
+        self.stopping = False
+        self.debug = settings.debug
+        self.gzip = settings.gzip_enabled and service is not None
+        self.root_path = settings.root_path
+        self.max_body_size: float = settings.http_max_body_size if settings.http_max_body_size >= 0 else math.inf
+        self.max_header_size = settings.http_max_header_size
+        self.header_timeout = settings.http_header_timeout
+        self.body_timeout = settings.http_body_timeout
+        self.keep_alive = settings.http_keep_alive
+        self._max_connections = settings.http_max_connections
+        self._cors = settings.cors_settings is not None
+        self._server_name = settings.server_name
+        self._namespace = kubernetes_namespace()
+        self.heads: dict[bytes, Head] = {}
+        self._connections: set[HttpProtocol] = set()
+        self._in_flight = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._date = 0
+        self._refresh_date()
+
+    # Listening
+
+    async def start(self, host: str, port: int, what: str) -> int:
+        """Listen, and return the port. Raises StartError naming the port when it is taken."""
+        try:
+            self._server = await self.loop.create_server(
+                lambda: HttpProtocol(self), host, port, backlog=2048, reuse_address=True
+            )
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):
+                raise StartError(f"{what} port {port} is in use on {host}", exit_code=3) from exc
+            raise StartError(f"cannot listen on {host}:{port} for {what}: {exc}", exit_code=3) from exc
+        self._sweep()
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self, timeout: float) -> None:
+        """Accept nothing more, finish what was accepted for `timeout` seconds at most, then break the rest off."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.stop()
+        if self._in_flight:
+            self._idle = self.loop.create_future()
+            await asyncio.wait([self._idle], timeout=timeout)
+        # What was written last may still be on its way to the client.
+        deadline = time.monotonic() + 1.0
+        while self._connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    # Connections
+
+    def add(self, connection: HttpProtocol) -> bool:
+        """Whether there is room for one more."""
+        room = self._max_connections is None or len(self._connections) < self._max_connections
+        self._connections.add(connection)
+        return room
+
+    def remove(self, connection: HttpProtocol) -> None:
+        self._connections.discard(connection)
+
+    def close_gently(self, transport: asyncio.Transport) -> None:
+        """End our side and let the client read what was said; closing at once would reset what it has not read."""
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _sweep(self) -> None:
+        self._refresh_date()
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.sweep(now)
+        self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
+
+    def _refresh_date(self) -> None:
+        now = int(time.time())
+        if now != self._date:
+            self._date = now
+            self.common_headers = b"server: mlserver\r\ndate: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+            self.ok_head = b"HTTP/1.1 200 OK\r\n" + self.common_headers + b"content-type: application/json\r\n"
+
+    # Requests
+
+    def request_begun(self, head: Head) -> None:
+        self._in_flight += 1
+        if self.metrics is not None:
+            self.metrics.in_progress(head.method).value += 1
+
+    def request_done(self, head: Head) -> None:
+        self._in_flight -= 1
+        if self.metrics is not None:
+            self.metrics.in_progress(head.method).value -= 1
+        if self._idle is not None and not self._in_flight and not self._idle.done():
+            self._idle.set_result(None)
+
+    def route_counters(self, method: str, template: str, status: int) -> RouteCounters | None:
+        return None if self.metrics is None else self.metrics.route(method, template, status)
+
+    def remember(self, whole: bytes, head: Head) -> None:
+        """Equal bytes will not be parsed again."""
+        if len(whole) <= _HEAD_SIZE:
+            if len(self.heads) >= _HEADS:
+                self.heads.clear()
+            self.heads[whole] = head
+
+    def infer_route(self, head: Head) -> InferRoute | None:
+        """The fast lane, if this request may take it."""
+        if self.service is None or head.method != "POST" or (self._cors and "origin" in head.headers):
+            return None
+        parts = head.target.partition(b"?")[0].split(b"/")
+        if parts[:3] != [b"", b"v2", b"models"] or parts[-1] not in (b"infer", b"generate"):
+            return None
+        action = parts[-1].decode()
+        if len(parts) == 5 and parts[3]:
+            name, version, template = _text(parts[3]), None, _UNVERSIONED % action
+        elif len(parts) == 7 and parts[3] and parts[4] == b"versions" and parts[5]:
+            name, version, template = _text(parts[3]), _text(parts[5]), _VERSIONED % action
+        else:
+            return None
+        return InferRoute(name, version, template, self._event_lines(name))
+
+    def _event_lines(self, name: str) -> bytes:
+        headers = model_headers(CloudEventsTypes.Response, self._server_name, name, self._namespace)
+        return b"".join(
+            b"%b: %b\r\n" % (key.lower().encode(), value.encode())
+            for key, value in headers.items()
+            if value.isascii() and value.isprintable()
+        )
+
+    def scope(self, head: Head, transport: asyncio.Transport) -> Scope:
+        """The ASGI scope of a request."""
+        target = head.target
+        if not target.startswith(b"/"):
+            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        raw_path, _, query = target.partition(b"?")
+        path = _text(raw_path)
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": "http",
+            "path": self.root_path + path,
+            "raw_path": self.root_path.encode() + raw_path,
+            "query_string": query,
+            "root_path": self.root_path,
+            "headers": head.raw_headers,
+            "client": _address(transport, "peername"),
+            "server": _address(transport, "sockname"),
+            "state": {},
+        }
+
+
+def _text(part: bytes) -> str:
+    return unquote(part.decode("latin-1"), encoding="utf-8", errors="replace")
+
+
+def _address(transport: asyncio.Transport, which: str) -> tuple[str, int] | None:
+    address: Any = transport.get_extra_info(which)
+    return (address[0], address[1]) if isinstance(address, tuple) else None

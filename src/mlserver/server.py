@@ -1,0 +1,165 @@
+"""MLServer: puts the parts together, starts them inside out and stops them outside in."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Sequence
+
+from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
+from mlserver.errors import StartError
+from mlserver.logging import configure_logger, logger
+from mlserver.memory import keep_blocks_warm
+from mlserver.metrics import RequestMetrics, configure_metrics
+from mlserver.registry import ModelRegistry
+from mlserver.replica import Replica
+from mlserver.repository import ModelRepositoryFactory
+from mlserver.service import Service
+from mlserver.settings import ModelSettings, Settings
+
+__all__ = ["MLServer"]
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT")
+
+
+class MLServer:
+    """A server for the models of one repository. Make it inside a running event loop.
+
+    http_port, metrics_port: where it listens, once `listening` is set; None for what is switched off.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        configure_logger(settings)
+        keep_blocks_warm()
+        # Models run in this process, whatever `parallel_workers` says, and so do their metrics.
+        configure_metrics(settings.model_copy(update={"parallel_workers": 0}))
+        self.http_port: int | None = None
+        self.metrics_port: int | None = None
+        self.listening = asyncio.Event()
+        self._stop_requested = asyncio.Event()
+        self._metrics = RequestMetrics(settings.metrics_rest_server_prefix)
+        self._namespace = kubernetes_namespace()
+        self._model_registry = ModelRegistry(self._make_replica)
+        self.service = Service(
+            settings,
+            self._model_registry,
+            ModelRepositoryFactory.resolve_model_repository(settings),
+            self._metrics,
+        )
+
+    def _make_replica(self, settings: ModelSettings) -> Replica:
+        events = model_headers(
+            CloudEventsTypes.Request, self._settings.server_name, settings.name, self._namespace
+        )
+        return Replica(settings, events, self._settings.max_queue_size)
+
+    async def start(self, models_settings: Sequence[ModelSettings] = ()) -> None:
+        """Listen, load the models, serve until `stop` or a signal.
+
+        Raises StartError when a port is taken or a model cannot be loaded.
+        """
+        from mlserver.metrics.server import MetricsServer, metrics_route
+        from mlserver.rest.app import create_app
+        from mlserver.rest.custom import CustomHandlers
+        from mlserver.rest.server import HttpServer
+
+        settings, registry = self._settings, self._model_registry
+        custom = CustomHandlers()
+        registry.on_loaded.append(custom.loaded)
+        registry.on_unloaded.append(custom.unloaded)
+        self.service.starting = bool(models_settings)
+        extra = [metrics_route(settings.metrics_endpoint, self._metrics)] if settings.metrics_endpoint else []
+        http = HttpServer(settings, create_app(self.service, settings, custom, extra), self.service, self._metrics)
+        metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
+        self._handle_signals()
+        try:
+            self.http_port = await http.start(settings.host, settings.http_port, "HTTP")
+            if metrics is not None:
+                self.metrics_port = await metrics.start()
+            logger.info("REST: http://%s:%d", settings.host, self.http_port)
+            if self.metrics_port is not None:
+                logger.info("metrics: http://%s:%d%s", settings.host, self.metrics_port, settings.metrics_endpoint)
+            self.listening.set()
+            if await self._load(models_settings):
+                self.service.starting = False
+                self._stay_young()
+                await self._stop_requested.wait()
+        finally:
+            self.service.stopping = True
+            await http.stop(settings.shutdown_timeout)
+            await _within(settings.shutdown_timeout, registry.close())
+            if metrics is not None:
+                await metrics.stop()
+            self._release_signals()
+
+    async def stop(self, sig: int | None = None) -> None:
+        """Ask a started server to stop; `start` returns once it has."""
+        self._request_stop()
+
+    def _request_stop(self) -> None:
+        if not self._stop_requested.is_set():
+            logger.info("Stopping: no new connections, requests that were accepted are finished")
+        self.service.stopping = True
+        self._stop_requested.set()
+
+    async def _load(self, models: Sequence[ModelSettings]) -> bool:
+        """Load all models at once; whether that was not cut short by a stop. Raises StartError for the first that fails."""
+        if not models:
+            return True
+        loads = {asyncio.ensure_future(self._model_registry.load(settings)): settings for settings in models}
+        stop = asyncio.ensure_future(self._stop_requested.wait())
+        pending: set[asyncio.Future[object]] = {stop, *loads}
+        try:
+            while pending != {stop}:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if stop in done:
+                    return False
+                for load in done:
+                    exc = load.exception()
+                    if exc is not None:
+                        name = loads[load].name  # type: ignore[index]
+                        raise StartError(f"model '{name}' could not be loaded: {type(exc).__name__}: {exc}") from exc
+            return True
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=1.0)
+
+    @staticmethod
+    def _stay_young() -> None:
+        """What is loaded now stays: the collector need not look at it again and again."""
+        gc.collect()
+        gc.freeze()
+
+    def _handle_signals(self) -> None:
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)  # Windows has no SIGQUIT
+            if number is None:
+                continue
+            try:
+                self._loop.add_signal_handler(number, self._request_stop)
+            except (NotImplementedError, RuntimeError, ValueError):
+                # Windows, or a loop that is not in the main thread.
+                try:
+                    signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(self._request_stop))
+                except ValueError:
+                    return
+
+    def _release_signals(self) -> None:
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None:
+                try:
+                    self._loop.remove_signal_handler(number)
+                except (NotImplementedError, RuntimeError, ValueError):
+                    pass
+
+
+async def _within(seconds: float, work: object) -> None:
+    try:
+        await asyncio.wait_for(work, seconds)  # type: ignore[arg-type]
+    except asyncio.TimeoutError:
+        logger.warning("Models were still busy %.0f s after the server was told to stop", seconds)

@@ -1,0 +1,201 @@
+"""The one door: every transport asks here, and here alone.
+
+The way of an inference:
+
+    transport: bytes of one request
+      -> Service.infer       which model, is it ready, is there room
+      -> Replica.submit      wait for a free lane, together with what else has arrived        (replica.py)
+      -> Executor.run        decode, group, merge, predict, split, encode                     (executor.py)
+      -> Inference.settle    count it
+    transport: bytes of one reply
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
+from mlserver.executor import Call, Reply, describe
+from mlserver.model import MLModel, describe_model
+from mlserver.registry import LoadedModel, ModelRegistry
+from mlserver.replica import Replica, Waiting
+from mlserver.types import (
+    MetadataModelResponse,
+    MetadataServerResponse,
+    RepositoryIndexResponseItem,
+    State,
+)
+
+if TYPE_CHECKING:
+    from mlserver.metrics.requests import ModelCounters, RequestMetrics
+    from mlserver.repository import ModelRepository
+    from mlserver.settings import ModelSettings, Settings
+
+__all__ = ["Inference", "Service"]
+
+_now = time.perf_counter
+
+
+class Inference:
+    """One inference under way. `abandon` it when its caller is gone."""
+
+    __slots__ = ("_answer", "_counters", "_replica", "_started", "_waiting")
+
+    _waiting: Waiting
+
+    def __init__(self, replica: Replica, counters: ModelCounters, answer: Callable[[Reply], None]) -> None:
+        self._replica = replica
+        self._counters = counters
+        self._answer = answer
+        self._started = _now()
+
+    def settle(self, reply: Reply) -> None:
+        self._counters.observe(reply.status < 400, _now() - self._started)
+        self._answer(reply)
+
+    def abandon(self) -> None:
+        self._replica.abandon(self._waiting)
+
+
+class Service:
+    """The data plane and the model repository, whatever the transport.
+
+    starting: true until the models that the server was started with are loaded or have failed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: ModelRegistry,
+        repository: ModelRepository,
+        metrics: RequestMetrics,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.repository = repository
+        self.metrics = metrics
+        self.starting = False
+        self.stopping = False
+
+    # Data plane
+
+    def infer(self, name: str, version: str | None, call: Call, answer: Callable[[Reply], None]) -> Inference:
+        """Start an inference; `answer` gets its reply on this loop, after this has returned.
+
+        Raises ModelNotFound, ModelNotReady, or QueueFull when the model has no room.
+        """
+        try:
+            replica = self._ready(name, version).replica
+            inference = Inference(replica, self.metrics.model(name, str(version)), answer)
+            inference._waiting = replica.submit(call, inference.settle)
+        except MLServerError as exc:
+            self._count_refusal(name, version, exc)
+            raise
+        return inference
+
+    def _count_refusal(self, name: str, version: str | None, exc: MLServerError) -> None:
+        known = not isinstance(exc, ModelNotFound)
+        self.metrics.model(name, str(version), known).observe(False, 0.0)
+
+    async def infer_stream(self, name: str, version: str | None, call: Call) -> AsyncIterator[bytes]:
+        """The model's replies to one request, each a JSON body.
+
+        Raises what `infer` raises, and MLServerError when the model fails, before the first reply or later.
+        """
+        try:
+            replica = self._ready(name, version).replica
+        except MLServerError as exc:
+            self._count_refusal(name, version, exc)
+            raise
+        counters = self.metrics.model(name, str(version))
+        started = _now()
+        succeeded = False
+        try:
+            async for reply in replica.stream(call):
+                yield reply
+            succeeded = True
+        except MLServerError:
+            raise
+        except Exception as exc:
+            status, _ = describe(exc)
+            raise MLServerError("Internal Server Error", status) from exc
+        finally:
+            counters.observe(succeeded, _now() - started)
+
+    def _ready(self, name: str, version: str | None) -> LoadedModel:
+        loaded = self.registry.find(name, version)
+        if not loaded.ready:
+            raise ModelNotReady(name, version or None)
+        return loaded
+
+    def live(self) -> bool:
+        return True
+
+    def ready(self) -> bool:
+        """Whether every model that should answer can, and the server means to go on."""
+        return not self.starting and not self.stopping and self.registry.ready
+
+    def model_ready(self, name: str, version: str | None = None) -> bool:
+        """Raises ModelNotFound."""
+        return self.registry.find(name, version).ready
+
+    def metadata(self) -> MetadataServerResponse:
+        settings = self.settings
+        return MetadataServerResponse(
+            name=settings.server_name, version=settings.server_version, extensions=settings.extensions
+        )
+
+    async def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
+        """What a model tells of itself; while it is loading, what its settings tell. Raises ModelNotFound."""
+        loaded = self.registry.find(name, version)
+        model = loaded.model
+        if model is None:
+            return describe_model(loaded.settings, loaded.settings.inputs, loaded.settings.outputs)
+        if type(model).metadata is MLModel.metadata:
+            return await model.metadata()
+        return await loaded.replica.on_model_loop(model.metadata())
+
+    # Model repository
+
+    async def index(self, only_ready: bool = False) -> list[RepositoryIndexResponseItem]:
+        """Every entry of the repository, with the state of its own version."""
+        entries = [entry for entry in await self.repository.list() if entry.name]
+        items = [self._index_item(entry) for entry in entries]
+        return [item for item in items if item.state == State.READY.value] if only_ready else items
+
+    def _index_item(self, entry: ModelSettings) -> RepositoryIndexResponseItem:
+        state, reason = State.UNAVAILABLE, "not loaded"
+        for loaded in self.registry.versions(entry.name):
+            if loaded.version == entry.version:
+                state = State.READY if loaded.ready else loaded.state
+                if state is State.READY and not loaded.ready:
+                    state = State.UNKNOWN
+                reason = "" if state is State.READY else "load() has not made it ready"
+                break
+        else:
+            reason = self.registry.failures.get((entry.name, entry.version), reason)
+        return RepositoryIndexResponseItem(
+            name=entry.name, version=entry.version, state=state.value, reason=reason
+        )
+
+    async def load(self, name: str) -> None:
+        """(Re)load every version that the repository has of a model, then unload those that it has no more.
+
+        Raises ModelNotFound when it has none, else the first error; versions that did load are served all the same.
+        """
+        found = await self.repository.find(name)
+        results = await asyncio.gather(*(self.registry.load(s) for s in found), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        versions = {settings.version for settings in found}
+        for loaded in self.registry.versions(name):
+            if loaded.version not in versions:
+                await self.registry.unload_version(name, loaded.version)
+
+    async def unload(self, name: str) -> None:
+        """Unload every version of a model. Raises ModelNotFound."""
+        await self.registry.unload(name)

@@ -1,0 +1,354 @@
+"""The values of one tensor, and the datatypes that they may have.
+
+A tensor is its bytes. What arrives is a slice of JSON text, or a buffer; what a model makes is an ndarray. A list, an ndarray
+or JSON text is a *view*, made when somebody asks for it:
+
+    JSON text --- msgspec ---> list  (`root`: what user code indexes and iterates)
+        \\---- simdjson ---> ndarray (`to_array`: what codecs ask for; no Python object per element)
+    ndarray ----- tolist ----> list
+        \\---- orjson -----> JSON text (`to_json`: what goes out)
+
+Nothing here knows of names, requests or transports. Lists are live: once `root` was handed out it is the only truth, since its
+holder may change it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+import simdjson
+
+from mlserver.errors import CodecError, InvalidTensor
+
+__all__ = ["DATATYPES", "DTYPES", "TensorData", "count_elements", "flatten", "reshape"]
+
+Array = npt.NDArray[Any]
+
+# Datatypes of the V2 protocol, and the numpy dtype that holds each. BYTES has no fixed width.
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+DATATYPES: Final[tuple[str, ...]] = (*DTYPES, "BYTES")
+
+# Below this many bytes of JSON, building a list is quicker than starting simdjson.
+_SMALL_JSON = 256
+# Above this many elements, one pass of orjson over the array beats a list of Python numbers.
+_SMALL_ARRAY = 64
+
+_UNMADE: Final[Any] = object()
+_local = threading.local()  # a simdjson parser owns the last document it parsed: one a thread
+_decode_json = msgspec.json.Decoder().decode
+
+
+class TensorData:
+    """The values of a tensor: behaves like the list that they would be, without being one until asked.
+
+    `TensorData(value)` wraps any value and keeps it as it is; wrapping a TensorData shares its value.
+    """
+
+    __slots__ = ("_array", "_json", "_reread", "_root")
+
+    _json: Any  # bytes or msgspec.Raw of valid JSON, or None
+    _array: Array | None  # C-contiguous, numeric, native byte order
+    _reread: Callable[[], TensorData] | None  # gives the text that `_array` was parsed from
+    _root: Any
+
+    def __init__(self, root: Any) -> None:
+        if type(root) is TensorData:
+            self._json, self._array, self._reread, self._root = root._json, root._array, root._reread, root._root
+        else:
+            self._json = self._array = self._reread = None
+            self._root = root
+
+    @classmethod
+    def from_json(cls, text: msgspec.Raw | bytes) -> TensorData:
+        """The values that `text`, one valid JSON value, stands for. Parsed when needed."""
+        self = cls.__new__(cls)
+        self._json = text
+        self._array = self._reread = None
+        self._root = _UNMADE
+        return self
+
+    @classmethod
+    def from_array(cls, array: Array, reread: Callable[[], TensorData] | None = None) -> TensorData:
+        """The values of a numeric or boolean array, row-major. The array is kept, not copied, where it is contiguous.
+
+        reread: where the array was parsed from text, gives the values as that text had them.
+        """
+        self = cls.__new__(cls)
+        self._json = None
+        self._array = np.ascontiguousarray(array)
+        self._reread = reread
+        self._root = _UNMADE
+        return self
+
+    @property
+    def root(self) -> Any:
+        """The plain Python value: usually a list, live, flat or nested as it arrived. NaN in an array shows as None."""
+        if self._root is _UNMADE:
+            if self._reread is not None:
+                self._root = self._reread().root
+            else:
+                self._root = _decode_json(self._json) if self._json is not None else _to_list(self._array)
+            self._json = self._array = self._reread = None
+        return self._root
+
+    @property
+    def array(self) -> Array | None:
+        """The ndarray behind these values, if it is one (not to be written to), else None."""
+        return self._array
+
+    def to_array(self, datatype: str) -> Array:
+        """The values as an ndarray of the dtype of `datatype`, which must not be BYTES.
+
+        The shape follows from the values: nested lists give their own shape, a scalar gives `()`. Null is NaN in floats and
+        False in BOOL; floats are cut off into integers and numeric text is parsed. The array is the caller's own unless the
+        values came as one.
+
+        Raises CodecError when a value does not fit: null in an integer tensor, out of range, ragged nesting, text.
+        """
+        dtype = DTYPES[datatype]
+        if self._array is not None:
+            return self._array if self._array.dtype == dtype else _from_values(self._array, datatype, dtype)
+        if self._json is not None:
+            return _parse_numbers(self._json, datatype, dtype)
+        return _from_values(self._root, datatype, dtype)
+
+    def to_json(self) -> msgspec.Raw | bytes:
+        """The values as compact JSON text: bytes as UTF-8 text, NaN and infinities as null.
+
+        Raises CodecError for what JSON cannot hold, such as bytes that are not UTF-8.
+        """
+        if self._json is not None:
+            return self._json  # type: ignore[no-any-return]
+        if self._reread is not None:
+            return self._reread().to_json()
+        if self._array is not None:
+            return array_to_json(self._array)
+        root = self._root
+        if isinstance(root, np.ndarray) and root.dtype.kind in "biuf":
+            return array_to_json(np.ascontiguousarray(root))
+        try:
+            return orjson.dumps(root, default=_json_default)
+        except TypeError as exc:
+            cause = exc.__cause__ if isinstance(exc.__cause__, (CodecError, UnicodeDecodeError)) else exc
+            if isinstance(cause, UnicodeDecodeError):
+                raise CodecError("bytes that are not UTF-8 need the content type 'base64' in JSON") from exc
+            raise CodecError(f"tensor data that JSON cannot hold: {cause}") from exc
+
+    # What users do with it: it reads like a list.
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.root)
+
+    def __len__(self) -> int:
+        if self._array is not None and self._reread is None:
+            return self._array.size
+        return len(self.root)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.root[index]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.root
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(self.root)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorData) and bool(self.root == other.root)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"TensorData(root={self.root!r})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.root, dtype=dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorData, (self.root,)
+
+    def model_dump(self, **kwargs: Any) -> Any:
+        return self.root
+
+    def model_dump_json(self, **kwargs: Any) -> str:
+        return bytes(memoryview(self.to_json())).decode()
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> TensorData:
+        return cls(obj)
+
+    dict = model_dump
+    json = model_dump_json
+
+
+def count_elements(shape: Sequence[int]) -> int:
+    """How many elements a tensor of this shape has; an empty shape is a scalar and has one."""
+    return math.prod(shape)
+
+
+def reshape(array: Array, shape: Sequence[int], what: str = "tensor") -> Array:
+    """Give `array` the shape, in which one dimension may be -1 and is inferred.
+
+    Raises InvalidTensor naming shape and number of elements when they disagree.
+    """
+    try:
+        return array.reshape(shape)
+    except (ValueError, TypeError) as exc:
+        shape = list(shape)
+        need = "" if any(d < 0 for d in shape) else f", which has {count_elements(shape)} elements"
+        raise InvalidTensor(f"{what} has shape {shape}{need}, but {array.size} values were given") from exc
+
+
+def flatten(values: Any) -> list[Any]:
+    """The elements of a flat or nested list, row-major; a scalar gives one element."""
+    if not isinstance(values, (list, tuple, TensorData)):
+        return [values]
+    if not any(isinstance(value, (list, tuple)) for value in values):
+        return list(values)
+    return [element for value in values for element in flatten(value)]
+
+
+def array_to_json(array: Array) -> bytes:
+    """A numeric array as a flat JSON list, row-major; NaN and infinities are null, FP16 and FP32 are widened first."""
+    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        array = array.astype(np.float64)
+    if array.size <= _SMALL_ARRAY:
+        return orjson.dumps(array.ravel().tolist())
+    return orjson.dumps(array.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _json_default(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode()
+    if isinstance(value, np.ndarray):
+        return _to_list(value) if value.dtype.kind in "biuf" else value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, TensorData):
+        return value.root
+    raise TypeError(f"{type(value).__name__} is not JSON serialisable")
+
+
+def _to_list(array: Array | None) -> list[Any]:
+    assert array is not None
+    values: list[Any] = array.ravel().tolist()
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        return [None if value != value else value for value in values]
+    return values
+
+
+def _parse_numbers(text: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
+    view = memoryview(text)
+    if view.nbytes > _SMALL_JSON and dtype.kind != "b":
+        parsed = _parse_large(text, dtype)
+        if parsed is not None:
+            return parsed
+    return _from_values(_decode_json(text), datatype, dtype)
+
+
+def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
+    """A JSON list of numbers, or a list of such lists, straight into an array; None where the slow way has to judge."""
+    try:
+        return numbers_of(json_parser().parse(text if isinstance(text, bytes) else bytes(text)), dtype)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+
+
+def json_parser() -> simdjson.Parser:
+    """This thread's simdjson parser. A document is valid until the next one is parsed."""
+    try:
+        return _local.parser
+    except AttributeError:
+        _local.parser = simdjson.Parser()
+        return _local.parser
+
+
+def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
+    """The elements of a simdjson array as an ndarray, or None where they are not plainly numbers of this kind."""
+    if not isinstance(values, simdjson.Array):
+        return None
+    shape: tuple[int, ...] = (len(values),)
+    if len(values) and isinstance(values[0], simdjson.Array):
+        width = len(values[0])
+        if any(not isinstance(row, simdjson.Array) or len(row) != width for row in values):
+            return None
+        if width and isinstance(values[0][0], simdjson.Array):
+            return None
+        shape = (len(values), width)
+    kind = {"f": "d", "i": "i", "u": "u"}[dtype.kind]
+    try:
+        flat = np.frombuffer(values.as_buffer(of_type=kind), dtype=f"<{'f' if kind == 'd' else kind}8")
+    except (TypeError, ValueError):
+        return None
+    if flat.size != math.prod(shape):
+        return None
+    if dtype.itemsize != 8:
+        narrow = flat.astype(dtype)
+        if dtype.kind != "f" and not np.array_equal(narrow, flat):
+            return None
+        flat = narrow
+    return flat.reshape(shape)
+
+
+def _from_values(values: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
+    try:
+        if dtype.kind == "f" or dtype.kind == "b":
+            # Text in a BOOL tensor would be true whatever it says.
+            if dtype.kind == "b" and any(isinstance(value, (str, bytes)) for value in flatten(values)):
+                raise ValueError("text is not a boolean")
+            with np.errstate(over="ignore"):
+                return np.array(values, dtype=dtype)
+        return _integers(values, dtype)
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise CodecError(f"{_first_misfit(values, datatype, dtype)} ({exc})") from exc
+
+
+def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
+    array = np.array(values)
+    if array.dtype == object or array.dtype.kind in "USb":
+        return np.array(values, dtype=dtype)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError("not a finite number")
+        array = np.trunc(array)
+        if array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
+            raise OverflowError("out of range")
+        # Mixed lists of large integers and floats lose digits as floats; numpy converts those one by one.
+        return np.array(values, dtype=dtype) if array.ndim == 1 and array.size else array.astype(dtype)
+    if array.size and (int(array.min()) < np.iinfo(dtype).min or int(array.max()) > np.iinfo(dtype).max):
+        raise OverflowError("out of range")
+    return array.astype(dtype)
+
+
+def _first_misfit(values: Any, datatype: str, dtype: np.dtype[Any]) -> str:
+    try:
+        elements = flatten(values)
+    except RecursionError:
+        elements = []
+    for index, value in enumerate(elements):
+        try:
+            np.array([value], dtype=dtype)
+        except (ValueError, TypeError, OverflowError):
+            shown = repr(value)
+            return f"element {index} is {shown[:60] + '…' if len(shown) > 60 else shown}, which is no {datatype}"
+    return f"the values are no tensor of {datatype}"

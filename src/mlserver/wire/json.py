@@ -1,0 +1,183 @@
+"""V2 JSON: request bodies to messages, responses to bodies.
+
+Three ways in, chosen by size and by need. msgspec reads small bodies straight into messages and leaves `data` as a slice.
+simdjson reads large ones once, numbers going straight into arrays. Whatever the first two refuse goes the slow way, which
+coerces as the protocol's lax readers do, or says in detail what is wrong.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import simdjson
+
+from mlserver.errors import InvalidRequest
+from mlserver.tensor import DTYPES, TensorData, json_parser, numbers_of
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters
+from mlserver.types.base import BaseModel, ValidationFault, to_error_details, validate
+
+__all__ = ["decode_request", "encode", "encode_error", "encode_response"]
+
+# From here on one simdjson pass beats msgspec's skip over the tensor plus a second parse of it.
+LARGE_BODY = 16 * 1024
+
+
+def _decode_custom(cls: type, value: Any) -> Any:
+    return cls(**value) if isinstance(value, dict) else cls.model_validate(value)  # type: ignore[attr-defined]
+
+
+def _encode_custom(value: Any) -> Any:
+    if isinstance(value, TensorData):
+        text = value.to_json()
+        return text if isinstance(text, msgspec.Raw) else msgspec.Raw(text)
+    if isinstance(value, Parameters):
+        return {key: item for key, item in value.items() if item is not None}
+    # `data` that was assigned as a bare array, bytes inside parameters and the like.
+    return msgspec.Raw(TensorData(value).to_json())
+
+
+_decode = msgspec.json.Decoder(InferenceRequest, dec_hook=_decode_custom).decode
+_encode = msgspec.json.Encoder(enc_hook=_encode_custom).encode
+
+
+def decode_request(body: bytes) -> InferenceRequest:
+    """A V2 inference request. Tensor data stays as it came until somebody looks at it.
+
+    Raises InvalidRequest, with details that name each fault and where it is.
+    """
+    if len(body) >= LARGE_BODY:
+        request = _decode_large(body)
+        if request is not None:
+            return request
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look inside the strings that it skips
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode_slowly(body)
+
+
+def encode_response(response: InferenceResponse) -> bytes:
+    """A response as compact JSON; fields that are None are left out, `parameters` never is.
+
+    Raises CodecError for data that JSON cannot hold.
+    """
+    return _encode(response)
+
+
+def encode(value: Any) -> bytes:
+    """Any message, or plain value made of them, as compact JSON."""
+    return _encode(value)
+
+
+def encode_error(text: str, details: list[dict[str, Any]] | None = None) -> bytes:
+    """The one shape that errors have."""
+    body: dict[str, Any] = {"error": text}
+    if details is not None:
+        body["detail"] = details
+    return _encode(body)
+
+
+def _decode_large(body: bytes) -> InferenceRequest | None:
+    """The same message by way of simdjson, or None where msgspec had better judge."""
+    try:
+        document = json_parser().parse(body)
+        if not isinstance(document, simdjson.Object):
+            return None
+        request: dict[str, Any] = {}
+        for key in document:
+            if key != "inputs":
+                request[key] = _plain(document[key])
+        inputs = document["inputs"]
+        if not isinstance(inputs, simdjson.Array):
+            return None
+        tensors = []
+        for index in range(len(inputs)):
+            item = inputs[index]
+            tensor = {key: _plain(item[key]) for key in item if key != "data"}
+            dtype = DTYPES.get(tensor.get("datatype"))  # type: ignore[arg-type]
+            values = item["data"]
+            array = numbers_of(values, dtype) if dtype is not None and dtype.kind != "b" else None
+            tensor["data"] = (
+                TensorData(_plain(values))
+                if array is None
+                else TensorData.from_array(array, partial(_reread, body, index))
+            )
+            tensors.append(tensor)
+        request["inputs"] = tensors
+        return InferenceRequest.model_validate(request)
+    except (ValueError, TypeError, KeyError, RuntimeError, RecursionError):
+        return None
+
+
+def _reread(body: bytes, index: int) -> TensorData:
+    data: TensorData = _decode(body).inputs[index].data
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    if isinstance(value, simdjson.Array):
+        return value.as_list()
+    return value
+
+
+def _decode_slowly(body: bytes) -> InferenceRequest:
+    if not body.strip():
+        raise _invalid([ValidationFault("missing", ("body",), None)])
+    try:
+        obj = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        text = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        text = text.removeprefix("JSON is malformed: ")
+        raise InvalidRequest(
+            f"body is not valid JSON: {text}",
+            [
+                {
+                    "type": "json_invalid",
+                    "loc": ["body", _position(text)],
+                    "msg": "JSON decode error",
+                    "input": {},
+                    "ctx": {"error": text},
+                }
+            ],
+        ) from None
+    if obj is None:
+        raise _invalid([ValidationFault("missing", ("body",), None)])
+    faults: list[ValidationFault] = []
+    request = validate(InferenceRequest, obj, ("body",), faults)
+    if faults:
+        raise _invalid(faults)
+    return request  # type: ignore[no-any-return]
+
+
+def _position(text: str) -> int:
+    _, found, tail = text.rpartition("(byte ")
+    return int(tail.rstrip(")")) if found and tail.rstrip(")").isdigit() else 0
+
+
+def _invalid(faults: list[ValidationFault]) -> InvalidRequest:
+    """The faults in the words of pydantic, which clients of this protocol know."""
+    from pydantic_core import ValidationError
+
+    error = ValidationError.from_exception_data("body", [to_error_details(f) for f in faults])  # type: ignore[misc]
+    details = [
+        {"type": e["type"], "loc": list(e["loc"]), "msg": e["msg"], "input": _shown(e["input"])}
+        for e in error.errors(include_url=False, include_context=False)
+    ]
+    first = ", ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in details[:3])
+    more = f" and {len(details) - 3} more" if len(details) > 3 else ""
+    return InvalidRequest(f"not a V2 inference request: {first}{more}", details)
+
+
+def _shown(value: Any) -> Any:
+    """The faulty value, unless echoing it would make the answer as large as the request."""
+    if isinstance(value, (BaseModel, Parameters)):
+        value = value.model_dump()
+    if isinstance(value, (dict, list)) or (isinstance(value, str) and len(value) > 200):
+        text = msgspec.json.encode(value)
+        return value if len(text) <= 1000 else f"{text[:200].decode(errors='ignore')}…"
+    return value
