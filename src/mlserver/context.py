@@ -15,7 +15,7 @@ __all__ = ["model_context", "model_name_var", "model_version_var", "request_id_v
 model_name_var: ContextVar[str] = ContextVar("model_name")
 model_version_var: ContextVar[str] = ContextVar("model_version")
 
-# Set once per request, in a task of its own: nobody has to reset it.
+# Set at the start of a request, for the task that answers it. Not reset: the next request sets its own.
 request_id_var: ContextVar[str] = ContextVar("request_id")
 
 

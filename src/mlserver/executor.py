@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from mlserver.batching.merge import fits, merge, rows_of, split
+from msgspec.structs import force_setattr
+
+from mlserver.batching.merge import fits, merge, rows_of
 from mlserver.context import model_context, request_id_var
 from mlserver.errors import InferenceError, InvalidRequest, MLServerError
 from mlserver.logging import logger
@@ -55,12 +57,18 @@ class Stages:
     encode: float = 0.0
 
 
-@dataclass(slots=True)
-class _Decoded:
-    """A call on its way through the executor: its request, then its reply."""
+class _Work:
+    """A call on its way through the executor."""
+
+    __slots__ = ("call", "id", "reply", "request", "rows")
 
     request: InferenceRequest
-    reply: Reply | None = field(default=None)
+    id: str
+    reply: Reply
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.rows = 1
 
 
 class Executor:
@@ -84,19 +92,22 @@ class Executor:
     async def run(self, calls: Sequence[Call]) -> list[Reply]:
         """One reply for each call, in order. Never raises for what a caller or the model did wrong."""
         started = time.perf_counter()
-        decoded = [self._decode(call) for call in calls]
-        groups = self._group([d for d in decoded if d.reply is None])
+        works = [_Work(call) for call in calls]
+        groups = self._group([work for work in works if self._decode(work)])
         self.stages.decode += time.perf_counter() - started
         with model_context(self.model.settings):
             for group in groups:
                 await self._answer(group)
         self.stages.batches += len(groups)
         self.stages.calls += len(calls)
-        return [d.reply or _failure(MLServerError("no reply was made", 500)) for d in decoded]
+        return [work.reply for work in works]
 
     async def stream(self, call: Call) -> AsyncIterator[bytes]:
         """The model's responses to one request, each as JSON. Raises what decoding or the model raises."""
-        request = self._request(call)
+        request = wire.decode_request(call.body)
+        if request.id is None:
+            request.id = generate_uuid()
+        self._show_headers(request, call, request.id)
 
         async def requests() -> AsyncIterator[InferenceRequest]:
             yield request
@@ -104,91 +115,106 @@ class Executor:
         with model_context(self.model.settings):
             async for response in self.model.predict_stream(requests()):
                 response.id = request.id
-                yield wire.encode_response(_complete(response, keep_headers=True))
+                if response.parameters is None:
+                    response.parameters = Parameters()
+                yield wire.encode_response(response)
 
     # decode
 
-    def _decode(self, call: Call) -> _Decoded:
+    def _decode(self, work: _Work) -> bool:
+        """Whether there is a request to answer; where not, the reply says why."""
         try:
-            return _Decoded(self._request(call))
+            request = work.request = wire.decode_request(work.call.body)
         except Exception as exc:
-            return _Decoded(_NOTHING, _failure(exc))
+            work.reply = _failure(exc)
+            return False
+        work.id = generate_uuid() if request.id is None else request.id
+        return True
 
-    def _request(self, call: Call) -> InferenceRequest:
-        request = wire.decode_request(call.body)
-        if request.id is None:
-            request.id = generate_uuid()
+    def _show_headers(self, request: InferenceRequest, call: Call, request_id: str | None) -> None:
+        """The transport's headers, and those of CloudEvents, as the model sees them."""
         headers = {**call.headers, **self._events}
-        if request.id:
-            headers["Ce-Id"] = headers["Ce-Requestid"] = request.id
+        if request_id:
+            headers["Ce-Id"] = headers["Ce-Requestid"] = request_id
         if request.parameters is None:
-            request.parameters = Parameters(headers=headers)
+            force_setattr(request, "parameters", Parameters(headers=headers))
         else:
             request.parameters.headers = headers
-        return request
 
     # group and merge
 
-    def _group(self, decoded: Sequence[_Decoded]) -> list[list[_Decoded]]:
-        if not self.merges or len(decoded) == 1:
-            return [[d] for d in decoded]
-        groups: list[list[_Decoded]] = []
-        filling: dict[tuple[Any, ...], tuple[list[_Decoded], int]] = {}
-        for d in decoded:
-            key = fits(d.request)
+    def _group(self, works: Sequence[_Work]) -> list[list[_Work]]:
+        if not self.merges or len(works) == 1:
+            return [[work] for work in works]
+        groups: list[list[_Work]] = []
+        filling: dict[tuple[Any, ...], list[_Work]] = {}
+        filled: dict[tuple[Any, ...], int] = {}
+        for work in works:
+            request = work.request
+            key = fits(request)
             if key is None:
-                groups.append([d])
+                groups.append([work])
                 continue
             if not self._merge_across_headers:
-                key = (*key, _steering_headers(d.request))
-            rows = rows_of(d.request)
-            group, filled = filling.get(key, (None, 0))
-            if group is None or filled + rows > self.max_rows:
-                group, filled = [], 0
+                key = (*key, _steering_headers(work.call))
+            work.rows = rows_of(request)
+            group = filling.get(key)
+            rows = filled.get(key, 0) + work.rows
+            if group is None or rows > self.max_rows:
+                group = filling[key] = []
                 groups.append(group)
-            group.append(d)
-            filling[key] = group, filled + rows
+                rows = work.rows
+            group.append(work)
+            filled[key] = rows
         return groups
 
     # predict, split and encode
 
-    async def _answer(self, group: Sequence[_Decoded]) -> None:
+    async def _answer(self, group: Sequence[_Work]) -> None:
         started = time.perf_counter()
         predicted = started
         try:
-            merged = group[0].request if len(group) == 1 else merge([d.request for d in group])
+            last = group[-1]
             if len(group) == 1:
-                request_id_var.set(merged.id)
-            response = _checked(await self.model.predict(merged), self.model)
-            predicted = time.perf_counter()
-            if len(group) == 1:
-                response.id = merged.id
-                responses = [response]
+                request = last.request
+                force_setattr(request, "id", last.id)
+                request_id_var.set(last.id)
+                self._show_headers(request, last.call, last.id)
             else:
-                responses = split(response, [rows_of(d.request) for d in group], [d.request.id for d in group])
-            replies = [_success(response) for response in responses]
+                request = merge([work.request for work in group])
+                self._show_headers(request, last.call, None)
+            response = _checked(await self.model.predict(request), self.model)
+            predicted = time.perf_counter()
+            self._encode(group, response)
         except Exception as exc:
             if len(group) > 1:
                 half = len(group) // 2
                 await self._answer(group[:half])
                 await self._answer(group[half:])
                 return
-            replies = [_failure(exc)]
-        for d, reply in zip(group, replies, strict=True):
-            d.reply = reply
+            group[0].reply = _failure(exc)
         self.stages.predict += predicted - started
         self.stages.encode += time.perf_counter() - predicted
 
+    def _encode(self, group: Sequence[_Work], response: InferenceResponse) -> None:
+        headers = _take_headers(response)
+        ids = [work.id for work in group]
+        if len(group) == 1:
+            force_setattr(response, "id", ids[0])
+            bodies = [wire.encode_response(response)]
+        else:
+            bodies = wire.encode_split(response, [work.rows for work in group], ids)
+        for work, body in zip(group, bodies, strict=True):
+            work.reply = Reply(200, body, work.id, headers)
+
 
 _UNLIMITED_ROWS = 1 << 62
-_NOTHING: InferenceRequest = InferenceRequest.build(inputs=[])
 # Headers that differ between requests of one client and steer no model.
-_INCIDENTAL = frozenset(("content-length", "x-request-id", "traceparent", "tracestate", "Ce-Id", "Ce-Requestid"))
+_INCIDENTAL = frozenset(("content-length", "x-request-id", "traceparent", "tracestate"))
 
 
-def _steering_headers(request: InferenceRequest) -> tuple[tuple[str, Any], ...]:
-    headers = request.parameters.headers if request.parameters is not None else None
-    return tuple(sorted((k, v) for k, v in (headers or {}).items() if k not in _INCIDENTAL))
+def _steering_headers(call: Call) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(item for item in call.headers.items() if item[0] not in _INCIDENTAL))
 
 
 def _checked(response: Any, model: MLModel) -> InferenceResponse:
@@ -199,18 +225,14 @@ def _checked(response: Any, model: MLModel) -> InferenceResponse:
     return response
 
 
-def _complete(response: InferenceResponse, keep_headers: bool = False) -> InferenceResponse:
-    """`parameters` is always there, and headers are not part of the body."""
-    if response.parameters is None:
-        response.parameters = Parameters()
-    elif not keep_headers:
-        response.parameters.headers = None
-    return response
-
-
-def _success(response: InferenceResponse) -> Reply:
-    headers = response.parameters.headers if response.parameters is not None else None
-    return Reply(200, wire.encode_response(_complete(response)), response.id, headers)
+def _take_headers(response: InferenceResponse) -> dict[str, Any] | None:
+    """The headers that the model set: they are no part of the body, where `parameters` always is."""
+    parameters = response.parameters
+    if parameters is None:
+        force_setattr(response, "parameters", Parameters())
+        return None
+    headers, parameters.headers = parameters.headers, None
+    return headers
 
 
 def _failure(exc: BaseException) -> Reply:

@@ -37,8 +37,9 @@ _LENGTH = struct.Struct("<I")
 
 
 def pack(elem: Tensor) -> bytes:
-    """The values of a tensor, flat or nested, as raw bytes; null is NaN in floats and empty in BYTES, str is UTF-8.
+    """The values of a tensor, flat or nested, as raw bytes.
 
+    Null is NaN in floats and empty in BYTES, where str is sent as UTF-8.
     Raises CodecError for values that do not fit the datatype, InvalidTensor when they do not fill the shape.
     """
     datatype = _name_of(elem.datatype)
@@ -57,7 +58,7 @@ def pack(elem: Tensor) -> bytes:
 def unpack(elem: Tensor, raw: Buffer) -> list[Any]:
     """The values in `raw`, flat: numbers, or bytes for BYTES, of which there may be any number.
 
-    Raises InvalidTensor when `raw` does not fill the shape of a tensor of numbers, or cuts off a BYTES element.
+    Raises InvalidTensor when `raw` does not fill the shape of a tensor of numbers, or cuts off an element.
     """
     if _name_of(elem.datatype) == "BYTES":
         return unpack_bytes(raw, elem.name)
@@ -65,7 +66,7 @@ def unpack(elem: Tensor, raw: Buffer) -> list[Any]:
 
 
 def inject_raw(elems: Sequence[T], raw_contents: Sequence[Buffer]) -> Sequence[T]:
-    """Give each tensor without data the next of the raw buffers, in place. Numbers stay in their buffer, unread.
+    """Give each tensor without data the next of the raw buffers, in place; numbers stay in their buffer.
 
     Buffers that are left over are ignored. Raises InvalidTensor when there are too few, or one does not fit.
     """

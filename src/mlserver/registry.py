@@ -46,7 +46,8 @@ class LoadedModel:
 
     @property
     def ready(self) -> bool:
-        return self.state is State.READY and self.model is not None and self.model.ready
+        model = self.model
+        return model is not None and self.state is State.READY and model.ready
 
 
 def newer(a: str, b: str) -> int:
@@ -67,6 +68,7 @@ class ModelRegistry:
         self._make_replica = make_replica
         self._versions: dict[str, dict[str | None, LoadedModel]] = {}
         self._defaults: dict[str, LoadedModel] = {}
+        self.age = 0  # counts the changes of what `find` finds
         # Models that were to be loaded and could not be: name and version to the reason.
         self.failures: dict[tuple[str, str | None], str] = {}
         self.on_loaded: list[Hook] = []
@@ -176,6 +178,7 @@ class ModelRegistry:
         self._choose_default(loaded.name)
 
     def _choose_default(self, name: str) -> None:
+        self.age += 1
         versions = self._versions.get(name)
         if not versions:
             self._defaults.pop(name, None)

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserver.context import model_context
@@ -31,7 +31,7 @@ __all__ = ["Replica", "Waiting"]
 T = TypeVar("T")
 
 # A turn of the short lane may hold up the loop this long, in seconds, on average.
-_SHORT_TURN = 0.002
+_SHORT_TURN = 0.005
 # Bodies above this many bytes take longer to parse than the hop to the thread costs.
 _SHORT_BODY = 64 * 1024
 # So many calls at most become one run; more would make the first wait for the last.
@@ -41,15 +41,18 @@ _STREAM_AHEAD = 8
 
 
 class Waiting:
-    """A call, who wants its reply, and whether they still do."""
+    """A call, and whether anybody still wants its reply, which `settle` takes."""
 
-    __slots__ = ("call", "deliver", "left", "task")
+    __slots__ = ("call", "left", "task")
 
-    def __init__(self, call: Call, deliver: Callable[[Reply], None]) -> None:
+    def __init__(self, call: Call) -> None:
         self.call = call
-        self.deliver = deliver
         self.left = False
         self.task: asyncio.Task[None] | None = None
+
+    def settle(self, reply: Reply) -> None:
+        """Called on the front's loop, unless the caller has left."""
+        raise NotImplementedError
 
 
 class Replica:
@@ -129,17 +132,15 @@ class Replica:
 
     # Calls
 
-    def submit(self, call: Call, deliver: Callable[[Reply], None]) -> Waiting:
-        """Queue a call; `deliver` gets its reply on this loop, never before this returns. Raises QueueFull."""
+    def submit(self, waiting: Waiting) -> None:
+        """Queue a call; it is settled on this loop, never before this returns. Raises QueueFull."""
         if self._max_waiting and len(self._waiting) >= self._max_waiting:
             raise QueueFull(self.settings.name, self._max_waiting)
-        waiting = Waiting(call, deliver)
         self._waiting.append(waiting)
         self._in_flight += 1
         if not self._turn_scheduled:
             self._turn_scheduled = True
             self._front.call_soon(self._turn)
-        return waiting
 
     def abandon(self, waiting: Waiting) -> None:
         """Nobody waits for this call any more: it is dropped where it has not started, and cancelled where it awaits."""
@@ -247,7 +248,7 @@ class Replica:
         self._in_flight -= 1
         waiting.task = None
         if not waiting.left:
-            waiting.deliver(reply)
+            waiting.settle(reply)
         if not self._in_flight and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

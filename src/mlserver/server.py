@@ -73,6 +73,7 @@ class MLServer:
         self.service.starting = bool(models_settings)
         extra = [metrics_route(settings.metrics_endpoint, self._metrics)] if settings.metrics_endpoint else []
         http = HttpServer(settings, create_app(self.service, settings, custom, extra), self.service, self._metrics)
+        registry.on_unloaded.append(http.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
         self._handle_signals()
         try:

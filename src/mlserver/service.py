@@ -34,21 +34,47 @@ if TYPE_CHECKING:
     from mlserver.repository import ModelRepository
     from mlserver.settings import ModelSettings, Settings
 
-__all__ = ["Inference", "Service"]
+__all__ = ["Inference", "Service", "Target"]
 
 _now = time.perf_counter
 
 
-class Inference:
+class Target:
+    """A model as a client addresses it. Remembers what it found for as long as the registry does not change."""
+
+    __slots__ = ("_age", "_loaded", "counters", "name", "version")
+
+    def __init__(self, name: str, version: str | None) -> None:
+        self.name = name
+        self.version = version
+        self._age = -1
+        self._loaded: LoadedModel
+        self.counters: ModelCounters
+
+    def find(self, service: Service) -> LoadedModel:
+        """Raises ModelNotFound, ModelNotReady."""
+        registry = service.registry
+        if self._age != registry.age:
+            self._loaded = registry.find(self.name, self.version)
+            self.counters = service.metrics.model(self.name, str(self.version))
+            self._age = registry.age
+        loaded = self._loaded
+        if not loaded.ready:
+            raise ModelNotReady(self.name, self.version or None)
+        return loaded
+
+
+class Inference(Waiting):
     """One inference under way. `abandon` it when its caller is gone."""
 
-    __slots__ = ("_answer", "_counters", "_replica", "_started", "_waiting")
+    __slots__ = ("_answer", "_counters", "_replica", "_started")
 
-    _waiting: Waiting
-
-    def __init__(self, replica: Replica, counters: ModelCounters, answer: Callable[[Reply], None]) -> None:
+    def __init__(self, call: Call, target: Target, replica: Replica, answer: Callable[[Reply], None]) -> None:
+        self.call = call
+        self.left = False
+        self.task = None
+        self._counters = target.counters
         self._replica = replica
-        self._counters = counters
         self._answer = answer
         self._started = _now()
 
@@ -57,7 +83,7 @@ class Inference:
         self._answer(reply)
 
     def abandon(self) -> None:
-        self._replica.abandon(self._waiting)
+        self._replica.abandon(self)
 
 
 class Service:
@@ -82,35 +108,30 @@ class Service:
 
     # Data plane
 
-    def infer(self, name: str, version: str | None, call: Call, answer: Callable[[Reply], None]) -> Inference:
+    def infer(self, target: Target, call: Call, answer: Callable[[Reply], None]) -> Inference:
         """Start an inference; `answer` gets its reply on this loop, after this has returned.
 
         Raises ModelNotFound, ModelNotReady, or QueueFull when the model has no room.
         """
         try:
-            replica = self._ready(name, version).replica
-            inference = Inference(replica, self.metrics.model(name, str(version)), answer)
-            inference._waiting = replica.submit(call, inference.settle)
+            replica = target.find(self).replica
+            inference = Inference(call, target, replica, answer)
+            replica.submit(inference)
         except MLServerError as exc:
-            self._count_refusal(name, version, exc)
+            self._count_refusal(target, exc)
             raise
         return inference
 
-    def _count_refusal(self, name: str, version: str | None, exc: MLServerError) -> None:
-        known = not isinstance(exc, ModelNotFound)
-        self.metrics.model(name, str(version), known).observe(False, 0.0)
-
-    async def infer_stream(self, name: str, version: str | None, call: Call) -> AsyncIterator[bytes]:
+    async def infer_stream(self, target: Target, call: Call) -> AsyncIterator[bytes]:
         """The model's replies to one request, each a JSON body.
 
         Raises what `infer` raises, and MLServerError when the model fails, before the first reply or later.
         """
         try:
-            replica = self._ready(name, version).replica
+            replica = target.find(self).replica
         except MLServerError as exc:
-            self._count_refusal(name, version, exc)
+            self._count_refusal(target, exc)
             raise
-        counters = self.metrics.model(name, str(version))
         started = _now()
         succeeded = False
         try:
@@ -123,13 +144,11 @@ class Service:
             status, _ = describe(exc)
             raise MLServerError("Internal Server Error", status) from exc
         finally:
-            counters.observe(succeeded, _now() - started)
+            target.counters.observe(succeeded, _now() - started)
 
-    def _ready(self, name: str, version: str | None) -> LoadedModel:
-        loaded = self.registry.find(name, version)
-        if not loaded.ready:
-            raise ModelNotReady(name, version or None)
-        return loaded
+    def _count_refusal(self, target: Target, exc: MLServerError) -> None:
+        known = not isinstance(exc, ModelNotFound)
+        self.metrics.model(target.name, str(target.version), known).observe(False, 0.0)
 
     def live(self) -> bool:
         return True

@@ -89,9 +89,10 @@ def _int_to_str(value: Any) -> Any:
 
 
 def _config(env_prefix: str, extra: Literal["allow", "ignore"]) -> SettingsConfigDict:
+    # The prefix is matched in any case; older pydantic-settings cut it off names in `.env` only when in lower case.
     # Protected namespaces: many fields start with `model_`, none hides a method.
     return SettingsConfigDict(
-        env_file=ENV_FILE_SETTINGS, env_prefix=env_prefix, extra=extra, protected_namespaces=()
+        env_file=ENV_FILE_SETTINGS, env_prefix=env_prefix.lower(), extra=extra, protected_namespaces=()
     )
 
 
@@ -419,7 +420,8 @@ def describe_invalid(exc: BaseException, source: Any = None) -> str:
     """
     where = [] if source is None else [os.fspath(source)]
     if isinstance(exc, ValidationError):
-        prefix = str(_CLASSES[exc.title].model_config["env_prefix"]) if exc.title in _CLASSES else None
+        cls = _CLASSES.get(exc.title)
+        prefix = None if cls is None else cls.model_config["env_prefix"].upper()
         faults = [_describe_fault(fault, prefix) for fault in exc.errors(include_url=False)]
         if prefix and all(fault.startswith(prefix) for fault in faults):
             where = []

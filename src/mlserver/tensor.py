@@ -107,7 +107,7 @@ class TensorData:
             if self._reread is not None:
                 self._root = self._reread().root
             else:
-                self._root = _decode_json(self._json) if self._json is not None else _to_list(self._array)
+                self._root = _read(self._json) if self._json is not None else _to_list(self._array)
             self._json = self._array = self._reread = None
         return self._root
 
@@ -115,6 +115,15 @@ class TensorData:
     def array(self) -> Array | None:
         """The ndarray behind these values, if it is one (not to be written to), else None."""
         return self._array
+
+    def short_list(self) -> list[Any] | None:
+        """The values as a list of the caller's own, if they are a short JSON list, else None."""
+        text = self._json
+        if text is not None and memoryview(text).nbytes <= _SMALL_JSON:
+            values = _decode_json(text)
+            if type(values) is list:
+                return values
+        return None
 
     def to_array(self, datatype: str) -> Array:
         """The values as an ndarray of the dtype of `datatype`, which must not be BYTES.
@@ -157,7 +166,8 @@ class TensorData:
     # What users do with it: it reads like a list.
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.root)
+        values: Iterator[Any] = iter(self.root)
+        return values
 
     def __len__(self) -> int:
         if self._array is not None and self._reread is None:
@@ -171,7 +181,8 @@ class TensorData:
         return value in self.root
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self.root)
+        values: Iterator[Any] = reversed(self.root)
+        return values
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TensorData) and bool(self.root == other.root)
@@ -182,7 +193,8 @@ class TensorData:
         return f"TensorData(root={self.root!r})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self.root, dtype=dtype)
+        flat = self._array is not None and self._reread is None
+        return np.array(self._array.ravel() if flat else self.root, dtype=dtype)  # type: ignore[union-attr]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TensorData, (self.root,)
@@ -212,10 +224,13 @@ def reshape(array: Array, shape: Sequence[int], what: str = "tensor") -> Array:
     Raises InvalidTensor naming shape and number of elements when they disagree.
     """
     try:
+        if min(shape, default=0) < -1:
+            raise ValueError("negative dimension")
         return array.reshape(shape)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, OverflowError) as exc:
         shape = list(shape)
-        need = "" if any(d < 0 for d in shape) else f", which has {count_elements(shape)} elements"
+        known = all(isinstance(d, int) and d >= 0 for d in shape)
+        need = f", which has {count_elements(shape)} elements" if known else ""
         raise InvalidTensor(f"{what} has shape {shape}{need}, but {array.size} values were given") from exc
 
 
@@ -225,7 +240,17 @@ def flatten(values: Any) -> list[Any]:
         return [values]
     if not any(isinstance(value, (list, tuple)) for value in values):
         return list(values)
-    return [element for value in values for element in flatten(value)]
+    elements: list[Any] = []
+    levels = [iter(values)]  # however deep a client nests them, no recursion
+    while levels:
+        for value in levels[-1]:
+            if isinstance(value, (list, tuple)):
+                levels.append(iter(value))
+                break
+            elements.append(value)
+        else:
+            levels.pop()
+    return elements
 
 
 def array_to_json(array: Array) -> bytes:
@@ -257,13 +282,20 @@ def _to_list(array: Array | None) -> list[Any]:
     return values
 
 
+def _read(text: Any) -> Any:
+    try:
+        return _decode_json(text)
+    except RecursionError as exc:
+        raise CodecError("lists are nested too deeply") from exc
+
+
 def _parse_numbers(text: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
     view = memoryview(text)
     if view.nbytes > _SMALL_JSON and dtype.kind != "b":
         parsed = _parse_large(text, dtype)
         if parsed is not None:
             return parsed
-    return _from_values(_decode_json(text), datatype, dtype)
+    return _from_values(_read(text), datatype, dtype)
 
 
 def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
@@ -276,11 +308,10 @@ def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
 
 def json_parser() -> simdjson.Parser:
     """This thread's simdjson parser. A document is valid until the next one is parsed."""
-    try:
-        return _local.parser
-    except AttributeError:
-        _local.parser = simdjson.Parser()
-        return _local.parser
+    parser: simdjson.Parser | None = getattr(_local, "parser", None)
+    if parser is None:
+        parser = _local.parser = simdjson.Parser()
+    return parser
 
 
 def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
@@ -295,7 +326,7 @@ def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
         if width and isinstance(values[0][0], simdjson.Array):
             return None
         shape = (len(values), width)
-    kind = {"f": "d", "i": "i", "u": "u"}[dtype.kind]
+    kind: Any = {"f": "d", "i": "i", "u": "u"}[dtype.kind]
     try:
         flat = np.frombuffer(values.as_buffer(of_type=kind), dtype=f"<{'f' if kind == 'd' else kind}8")
     except (TypeError, ValueError):
@@ -303,7 +334,8 @@ def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
     if flat.size != math.prod(shape):
         return None
     if dtype.itemsize != 8:
-        narrow = flat.astype(dtype)
+        with np.errstate(over="ignore"):
+            narrow = flat.astype(dtype)
         if dtype.kind != "f" and not np.array_equal(narrow, flat):
             return None
         flat = narrow
@@ -312,12 +344,16 @@ def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
 
 def _from_values(values: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
     try:
-        if dtype.kind == "f" or dtype.kind == "b":
-            # Text in a BOOL tensor would be true whatever it says.
-            if dtype.kind == "b" and any(isinstance(value, (str, bytes)) for value in flatten(values)):
-                raise ValueError("text is not a boolean")
+        if dtype.kind == "f":
+            if dtype.itemsize == 8:
+                return np.array(values, dtype=dtype)
             with np.errstate(over="ignore"):
                 return np.array(values, dtype=dtype)
+        if dtype.kind == "b":
+            # Text in a BOOL tensor would be true whatever it says.
+            if any(isinstance(value, (str, bytes)) for value in flatten(values)):
+                raise ValueError("text is not a boolean")
+            return np.array(values, dtype=dtype)
         return _integers(values, dtype)
     except (ValueError, TypeError, OverflowError) as exc:
         raise CodecError(f"{_first_misfit(values, datatype, dtype)} ({exc})") from exc
@@ -325,7 +361,11 @@ def _from_values(values: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
 
 def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
     array = np.array(values)
-    if array.dtype == object or array.dtype.kind in "USb":
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind in "US":
+        array = array.astype(np.uint64 if dtype == np.uint64 else np.int64)
+    elif array.dtype == object or array.dtype.kind == "b":
         return np.array(values, dtype=dtype)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
@@ -341,11 +381,7 @@ def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _first_misfit(values: Any, datatype: str, dtype: np.dtype[Any]) -> str:
-    try:
-        elements = flatten(values)
-    except RecursionError:
-        elements = []
-    for index, value in enumerate(elements):
+    for index, value in enumerate(flatten(values)):
         try:
             np.array([value], dtype=dtype)
         except (ValueError, TypeError, OverflowError):

@@ -76,6 +76,9 @@ def to_absolute_path(model_settings: ModelSettings, uri: str) -> str:
 
 _uuids: list[str] = []
 _UUIDS_PER_REFILL = 256
+# Where in the 36 characters the 32 digits go; number 12 tells the version, number 16 the variant.
+_DIGITS = [at for at in range(36) if at not in (8, 13, 18, 23)]
+_TO_VARIANT = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
 
 
 def generate_uuid() -> str:
@@ -87,14 +90,15 @@ def generate_uuid() -> str:
 
 
 def _refill_uuids() -> str:
-    digits = os.urandom(16 * _UUIDS_PER_REFILL).hex()
-    fresh = []
-    for at in range(0, len(digits), 32):
-        d = digits[at : at + 32]
-        # Digit 12 is the version, digit 16 the variant.
-        fresh.append(f"{d[:8]}-{d[8:12]}-4{d[13:16]}-{'89ab'[int(d[16], 16) & 3]}{d[17:20]}-{d[20:]}")
-    first = fresh.pop()
-    _uuids.extend(fresh)
+    digits = os.urandom(16 * _UUIDS_PER_REFILL).hex().encode()
+    texts = bytearray(b"-" * 36 * _UUIDS_PER_REFILL)
+    for number, at in enumerate(_DIGITS):  # one digit of all of them at a time
+        texts[at::36] = digits[number::32]
+    texts[14::36] = b"4" * _UUIDS_PER_REFILL
+    texts[19::36] = texts[19::36].translate(_TO_VARIANT)
+    text = texts.decode()
+    first, *rest = [text[at : at + 36] for at in range(0, len(text), 36)]
+    _uuids.extend(rest)
     return first
 
 

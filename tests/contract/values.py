@@ -1,7 +1,7 @@
 """The golden cases, and how their values stand for what JSON lacks.
 
-`decode` turns a value of a case into the Python object that it stands for; `matches` says whether something that
-was computed is what a case expects, so strictly that 1, 1.0 and True differ.
+`decode` turns a value of a case into the Python object that it stands for; `matches` says whether something
+that was computed is what a case expects, so strictly that 1, 1.0 and True differ.
 """
 
 from __future__ import annotations

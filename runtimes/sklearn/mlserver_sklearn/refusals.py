@@ -89,6 +89,8 @@ def _refused(exc: Exception, modules: list[str], data: Any) -> str | None:
     text = str(exc).split("\n", 1)[0]
     if text.startswith("could not convert string to float"):
         return f"holds text, but the model expects numbers ({text})"
+    if "not compatible with arrays of bytes/strings" in text:
+        return f"holds text, but the model expects numbers (the first element is {str(data.flat[0])!r})"
     return f"does not suit the model: {text}"
 
 

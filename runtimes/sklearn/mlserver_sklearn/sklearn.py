@@ -20,6 +20,7 @@ from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
     MetadataModelResponse,
+    MetadataTensor,
     RequestOutput,
     ResponseOutput,
 )
@@ -161,8 +162,9 @@ class SKLearnModel(MLModel):
         return outputs
 
     def _names_content_type(self, output: RequestOutput) -> bool:
-        """Whether the request or the metadata name a content type for the output, so that codecs must be looked up."""
-        for tensor in (output, *self.outputs):
+        """Whether the request or the metadata name a content type for the output."""
+        tensors: list[RequestOutput | MetadataTensor] = [output, *self.outputs]
+        for tensor in tensors:
             parameters = tensor.parameters
             if parameters is not None and parameters.content_type and tensor.name == output.name:
                 return True

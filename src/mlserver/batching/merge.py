@@ -28,21 +28,21 @@ def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
     Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs. A request without
     inputs, with a tensor that has no first dimension, or with parameters of its own goes alone.
     """
-    if not request.inputs or _has_extra(request.parameters):
+    inputs = request.inputs
+    if not inputs or _has_extra(request.parameters):
         return None
-    rows = -1
-    key: list[Any] = [None if request.parameters is None else request.parameters.content_type]
-    for tensor in request.inputs:
-        shape = tensor.shape
-        if not shape or (rows not in (-1, shape[0])) or min(shape) < 0 or _has_extra(tensor.parameters):
+    rows = None
+    key: list[Any] = [request.parameters and request.parameters.content_type]
+    for tensor in inputs:
+        shape, parameters = tensor.shape, tensor.parameters
+        if not shape or min(shape) < 0 or shape[0] != (shape[0] if rows is None else rows) or _has_extra(parameters):
             return None
         rows = shape[0]
-        content_type = None if tensor.parameters is None else tensor.parameters.content_type
-        key.append((tensor.name, tensor.datatype, content_type, *shape[1:]))
+        key += (tensor.name, tensor.datatype, parameters and parameters.content_type, *shape[1:])
     for output in request.outputs or ():
         if _has_extra(output.parameters):
             return None
-        key.append((output.name, None if output.parameters is None else output.parameters.content_type))
+        key += (output.name, output.parameters and output.parameters.content_type)
     return tuple(key)
 
 
@@ -112,6 +112,17 @@ def _merge_data(tensors: Sequence[RequestInput], shape: list[int]) -> Any:
 
 
 def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData], dtype: np.dtype[Any]) -> Any:
+    # Short lists of JSON numbers, the common case, become one array at once.
+    values: list[Any] = []
+    for tensor, data in zip(tensors, datas, strict=True):
+        some = data.short_list()
+        if some is None:
+            break
+        if len(some) != math.prod(tensor.shape):
+            break
+        values += some
+    else:
+        return TensorData(values).to_array(tensors[0].datatype)
     arrays = []
     for tensor, data in zip(tensors, datas, strict=True):
         array = data.to_array(tensor.datatype)

@@ -11,7 +11,7 @@ import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from mlserver.errors import StartError
+from mlserver.errors import MLServerError, StartError
 from mlserver.logging import configure_logger, logger
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings, describe_invalid
@@ -21,8 +21,8 @@ __all__ = ["DEFAULT_SETTINGS_FILENAME", "load_settings", "start_server"]
 
 DEFAULT_SETTINGS_FILENAME = "settings.json"
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_STANDARD_LIBRARY = os.path.dirname(os.__file__)
+# Frames of these say nothing to the person who starts a server.
+_MACHINERY = frozenset(("click", "mlserver", "pydantic", "pydantic_settings", "uvloop"))
 
 
 async def load_settings(folder: str) -> tuple[Settings, list[ModelSettings]]:
@@ -98,19 +98,18 @@ def _explain(error: StartError, debug: bool) -> str:
     lines: list[str] = []
     if debug:
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-    elif cause is not None and (frames := _user_frames(cause.__traceback__)) is not None:
-        lines = traceback.format_exception(type(cause), cause, frames, chain=False)
-    return "".join([*lines, f"Error: {error}"])
+    elif cause is not None and not isinstance(cause, MLServerError):  # those say all in their text
+        frames = _user_frames(cause.__traceback__)
+        if frames is not None:
+            lines = traceback.format_exception(type(cause), cause, frames, chain=False)
+    return "".join([*lines, "Error: ", " ".join(str(error).split())])
 
 
 def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is neither this package's nor Python's. None without one."""
-    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+    """The traceback from the first frame on that is no machinery of this server's. None without one."""
+    while frames is not None:
+        module = str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if module not in _MACHINERY and module not in sys.stdlib_module_names:
+            return frames
         frames = frames.tb_next
-    return frames
-
-
-def _is_ours(path: str) -> bool:
-    if path.startswith((f"{_PACKAGE}{os.sep}", "<frozen ")):
-        return True
-    return path.startswith(f"{_STANDARD_LIBRARY}{os.sep}") and "site-packages" not in path
+    return None

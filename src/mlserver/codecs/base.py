@@ -12,11 +12,11 @@ import logging
 import sys
 import types as _types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, Union
 
 from mlserver.errors import CodecError
-from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
+from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 __all__ = [
     "InputCodec",
@@ -176,13 +176,15 @@ class _Registry(Generic[C]):
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._codecs: dict[str, Any] = {}
+        self._all: list[Any] | None = None  # once none is deferred any more
 
     def register(self, content_type: str, codec: Any) -> None:
         self._codecs[content_type] = codec
+        self._all = None
 
     def by_content_type(self, content_type: str) -> C | None:
-        codec = self._codecs.get(content_type)
-        if type(codec) is not _Deferred:
+        codec: C | _Deferred | None = self._codecs.get(content_type)
+        if not isinstance(codec, _Deferred):
             return codec
         try:
             loaded: C = codec.load()
@@ -190,52 +192,59 @@ class _Registry(Generic[C]):
             raise CodecError(
                 f"content type '{content_type}' needs '{codec.needs}', which is not installed"
             ) from exc
-        self._codecs[content_type] = loaded
+        self.register(content_type, loaded)
         return loaded
 
-    def by_payload(self, payload: Any) -> C | None:
+    def by_payload(self, payload: Any) -> Any:
         """The first codec that can encode `payload`; logs a warning when there are several, or none."""
-        matching = [codec for codec in self._loaded() if codec.can_encode(payload)]  # type: ignore[attr-defined]
+        matching: list[Any] = [codec for codec in self._loaded() if codec.can_encode(payload)]
         if len(matching) == 1:
             return matching[0]
         if not matching:
             logger.warning(f"No {self._kind} codec can encode a payload of type {type(payload)}")
             return None
-        names = ", ".join(f"'{codec.ContentType}'" for codec in matching)  # type: ignore[attr-defined]
-        logger.warning(
-            f"Several {self._kind} codecs can encode a payload of type {type(payload)}, using the first: {names}"
-        )
+        names = ", ".join(f"'{codec.ContentType}'" for codec in matching)
+        logger.warning(f"Several {self._kind} codecs can encode a {type(payload)}, using the first: {names}")
         return matching[0]
 
-    def by_type_hint(self, type_hint: Any) -> C | None:
+    def by_type_hint(self, type_hint: Any) -> Any:
         """The codec for values of this type.
 
-        `Optional[T]` counts as `T`, `list[T]` as `List[T]`, `np.ndarray[...]` as `np.ndarray`; a list of T fits a
-        codec for lists of a union with T, unless another codec fits better.
+        `Optional[T]` counts as `T`, `list[T]` as `List[T]`, `np.ndarray[...]` as `np.ndarray`. A list of T
+        fits a codec for lists of a union with T, unless another codec fits better.
         """
         hint = canonical_hint(type_hint)
         if hint is type(None):
             return None
-        known = [(canonical_hint(codec.TypeHint), codec) for codec in self._loaded()]  # type: ignore[attr-defined]
+        known = [(canonical_hint(codec.TypeHint), codec) for codec in self._loaded()]
         for candidate, codec in known:
             if candidate == hint:
                 return codec
         for candidate, codec in known:
             if _is_list_of_one_of(hint, candidate):
                 return codec
-        origin = typing.get_origin(type_hint)
+        origin = typing.get_origin(without_none(type_hint))
         if isinstance(origin, type) and origin not in (list, dict, tuple, set):
             return self.by_type_hint(origin)
         return None
 
-    def _loaded(self) -> Iterator[C]:
-        for content_type, codec in list(self._codecs.items()):
-            if type(codec) is not _Deferred or codec.wanted:
-                yield typing.cast(C, self.by_content_type(content_type))
+    def _loaded(self) -> list[Any]:
+        if self._all is not None:
+            return self._all
+        loaded = [
+            self.by_content_type(content_type)
+            for content_type, codec in list(self._codecs.items())
+            if type(codec) is not _Deferred or codec.wanted
+        ]
+        if len(loaded) == len(self._codecs):
+            self._all = loaded
+        return loaded
 
 
 def without_none(type_hint: Any) -> Any:
-    """`T` for `Optional[T]` and `T | None`; any other hint as it is."""
+    """`T` for `Optional[T]`, `T | None` and `Annotated[T, ...]`; any other hint as it is."""
+    if typing.get_origin(type_hint) is typing.Annotated:
+        return without_none(typing.get_args(type_hint)[0])
     if typing.get_origin(type_hint) in _UNIONS:
         members = tuple(member for member in typing.get_args(type_hint) if member is not type(None))
         return Union[members]  # noqa: UP007 - members are known at run time only
@@ -243,12 +252,14 @@ def without_none(type_hint: Any) -> Any:
 
 
 def canonical_hint(type_hint: Any) -> Any:
-    """A form of the hint that compares equal however it was written: `List[str]` or `list[str]`, unions in any order."""
+    """A form of the hint that is the same for `List[str]` and `list[str]`, and for unions in any order."""
+    if isinstance(type_hint, (list, tuple)):
+        return tuple(map(canonical_hint, type_hint))
     type_hint = without_none(type_hint)
     origin, args = typing.get_origin(type_hint), typing.get_args(type_hint)
     if origin is None or not args:
         return origin or type_hint
-    inner = [canonical_hint(arg) if arg is not ... else arg for arg in args]
+    inner = canonical_hint(args)
     return (Union, frozenset(inner)) if origin in _UNIONS else (origin, *inner)
 
 
@@ -273,56 +284,56 @@ def register_input_codec(codec: C) -> C:
 
 
 def register_request_codec(codec: C) -> C:
-    """Make a request codec known under its `ContentType`; the last one of a content type wins. A class decorator."""
+    """Make a codec known under its `ContentType`; the last one of a content type wins. A class decorator."""
     _requests.register(codec.ContentType, codec)  # type: ignore[attr-defined]
     return codec
 
 
 def register_deferred_request_codec(content_type: str, module: str, name: str, needs: str) -> None:
-    """Make a request codec known whose module is imported once it is asked for, or its library is loaded anyway."""
+    """Make a codec known whose module is imported once it is asked for, or its library is loaded anyway."""
     _requests.register(content_type, _Deferred(module, name, needs))
 
 
 def find_input_codec(
     content_type: str | None = None, payload: Any = None, type_hint: Any = None
 ) -> InputCodecLike | None:
-    """The input codec for a content type, else for a payload, else for a type hint; only the first given counts."""
+    """The input codec for a content type, a payload or a type hint, whichever is given first."""
     return _find(_inputs, content_type, payload, type_hint)
 
 
 def find_input_codec_by_payload(payload: Any) -> InputCodecLike | None:
-    return _inputs.by_payload(payload)
+    codec: InputCodecLike | None = _inputs.by_payload(payload)
+    return codec
 
 
 def find_input_codec_by_type_hint(type_hint: Any) -> InputCodecLike | None:
-    return _inputs.by_type_hint(type_hint)
+    codec: InputCodecLike | None = _inputs.by_type_hint(type_hint)
+    return codec
 
 
 def find_request_codec(
     content_type: str | None = None, payload: Any = None, type_hint: Any = None
 ) -> RequestCodecLike | None:
-    """The request codec for a content type, else for a payload, else for a type hint; only the first given counts."""
+    """The request codec for a content type, a payload or a type hint, whichever is given first."""
     return _find(_requests, content_type, payload, type_hint)
 
 
 def find_request_codec_by_payload(payload: Any) -> RequestCodecLike | None:
-    return _requests.by_payload(payload)
+    codec: RequestCodecLike | None = _requests.by_payload(payload)
+    return codec
 
 
 def find_request_codec_by_type_hint(type_hint: Any) -> RequestCodecLike | None:
-    return _requests.by_type_hint(type_hint)
+    codec: RequestCodecLike | None = _requests.by_type_hint(type_hint)
+    return codec
 
 
 def _find(registry: _Registry[C], content_type: str | None, payload: Any, type_hint: Any) -> C | None:
+    found: C | None = None
     if content_type:
-        return registry.by_content_type(content_type)
-    if payload is not None:
-        return registry.by_payload(payload)
-    if type_hint is not None:
-        return registry.by_type_hint(type_hint)
-    return None
-
-
-def content_type_parameters(content_type: str) -> Parameters:
-    """Parameters with nothing but a content type."""
-    return Parameters.model_construct(content_type=content_type)
+        found = registry.by_content_type(content_type)
+    elif payload is not None:
+        found = registry.by_payload(payload)
+    elif type_hint is not None:
+        found = registry.by_type_hint(type_hint)
+    return found

@@ -6,11 +6,11 @@ import base64
 import binascii
 from typing import Any, ClassVar, List  # noqa: UP035 - the hint users compare with
 
-from mlserver.codecs.base import InputCodec, content_type_parameters, register_input_codec
+from mlserver.codecs.base import InputCodec, register_input_codec
 from mlserver.codecs.lists import elements_of, is_list_of
 from mlserver.errors import CodecError
 from mlserver.tensor import TensorData
-from mlserver.types import RequestInput, ResponseOutput
+from mlserver.types import Parameters, RequestInput, ResponseOutput
 
 __all__ = ["Base64Codec"]
 
@@ -34,7 +34,7 @@ class Base64Codec(InputCodec):
             name=name,
             shape=[len(encoded), 1],
             datatype="BYTES",
-            parameters=content_type_parameters(cls.ContentType),
+            parameters=Parameters.of_content_type(cls.ContentType),
             data=TensorData(encoded if use_bytes else [element.decode("ascii") for element in encoded]),
         )
 

@@ -6,11 +6,11 @@ import re
 from datetime import date, datetime
 from typing import Any, ClassVar, List, Union  # noqa: UP035 - the hint users compare with
 
-from mlserver.codecs.base import InputCodec, content_type_parameters, register_input_codec
+from mlserver.codecs.base import InputCodec, register_input_codec
 from mlserver.codecs.lists import elements_of, is_list_of
 from mlserver.errors import CodecError
 from mlserver.tensor import TensorData
-from mlserver.types import RequestInput, ResponseOutput
+from mlserver.types import Parameters, RequestInput, ResponseOutput
 
 __all__ = ["DatetimeCodec"]
 
@@ -34,8 +34,8 @@ class DatetimeCodec(InputCodec):
             name=name,
             shape=[len(texts), 1],
             datatype="BYTES",
-            parameters=content_type_parameters(cls.ContentType),
-            data=TensorData([text and text.encode("ascii") for text in texts] if use_bytes else texts),
+            parameters=Parameters.of_content_type(cls.ContentType),
+            data=TensorData([_encode(text) for text in texts] if use_bytes else texts),
         )
 
     @classmethod
@@ -57,6 +57,10 @@ def _to_text(name: str, index: int, element: Any) -> str | None:
         return element.isoformat()
     what = type(element).__name__
     raise CodecError(f"'{name}': element {index} is {what}, expected datetime or ISO 8601 text")
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("ascii")
 
 
 def _to_datetime(name: str, index: int, element: Any) -> datetime | None:

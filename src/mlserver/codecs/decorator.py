@@ -27,14 +27,14 @@ __all__ = ["SignatureCodec", "decode_args"]
 def decode_args(
     predict: Callable[..., Coroutine[Any, Any, Any]],
 ) -> Callable[[Any, InferenceRequest], Coroutine[Any, Any, InferenceResponse]]:
-    """Make `async def predict(self, a: np.ndarray, b: list[str]) -> np.ndarray` take requests and give responses.
+    """Make `async def predict(self, a: np.ndarray, b: list[str]) -> np.ndarray` take and give messages.
 
     Each parameter takes the input of its name, decoded by the codec of its type hint; a parameter whose hint
     belongs to a request codec (a DataFrame) takes all inputs that no other parameter takes; one of type
     `InferenceRequest` takes the request itself. Outputs are named `output-0`, `output-1`, ... by position.
 
-    Raises CodecNotFound at decoration when a hint has no codec. The result raises InputsNotFound for inputs that
-    nothing takes and OutputNotFound for a value that its return hint does not allow.
+    Raises CodecNotFound at decoration when a hint has no codec. The result raises InputsNotFound for inputs
+    that nothing takes and OutputNotFound for a value that its return hint does not allow.
     """
     codec = SignatureCodec(predict)
 

@@ -50,12 +50,15 @@ class JSONEncoderWithArray(json.JSONEncoder):
         return super().default(o)
 
 
+_encoder = JSONEncoderWithArray(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def encode_to_json(v: Any, use_bytes: bool = True) -> str | bytes:
     """Compact JSON text, or its UTF-8 bytes. Numpy arrays and numbers are allowed.
 
     Raises ValueError for NaN and infinities, TypeError for what JSON does not have.
     """
-    text = json.dumps(v, cls=JSONEncoderWithArray, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _encoder.encode(v)
     return text.encode() if use_bytes else text
 
 

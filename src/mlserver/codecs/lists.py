@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from mlserver.tensor import TensorData
 __all__ = ["ListElement", "ListPayload", "as_list", "elements_of", "is_list_of"]
 
 ListElement = TypeVar("ListElement")
-ListPayload = ListElement | list[ListElement]
+ListPayload = Union[ListElement, list[ListElement]]  # noqa: UP007 - generic
 
 
 def is_list_of(payload: Any, instance_type: type | tuple[type, ...]) -> bool:

@@ -1,11 +1,11 @@
 """Which codec decodes an input or a request, and which one encodes what a model returns.
 
-- An input: its own content type, then the one that the model declares for an input of that name; then the default
-  codec, then the raw data.
-- A request: every input first, by the same rule without the default. Then the content type of the request, then
-  the model's; then the default codec, then the request itself.
-- An output: the content type that the caller asked for, then the one that the model declares, or without either
-  the first codec that can encode the payload; then the default codec.
+- An input: its own content type, then the one that the model declares for an input of that name; then the
+  default codec, then the raw data.
+- A request: every input first, by the same rule without the default. Then the content type of the request,
+  then the model's; then the default codec, then the request itself.
+- An output: the content type that the caller asked for, then the one that the model declares, or without
+  either the first codec that can encode the payload; then the default codec.
 - A response: the first request codec that can encode the payload, then the default codec.
 
 A content type that nobody registered ends the search for content types: what follows is the default.
@@ -69,13 +69,14 @@ def decode_request(
     metadata_inputs: Metadata = _NO_METADATA,
     default_codec: RequestCodecLike | None = None,
 ) -> Any:
-    """The object that a request holds; without a codec the request, with the decoded forms of its inputs attached."""
+    """The object that a request holds; without a codec the request, decoded forms attached to its inputs."""
     for request_input in request.inputs:
         if (
             _decode_by_content_type(request_input, metadata_inputs) is _NOTHING
+            and metadata_inputs
             and _content_type(request_input, metadata_inputs) == PANDAS_JSON
         ):
-            # Not a codec of its own, so `decode` leaves it alone; but columns that a model declares so are JSON.
+            # No codec is called that, so `decode` leaves it alone; a column declared so is JSON.
             save_decoded(request_input, decode_json_input_or_output(request_input))
     parameters = request.parameters
     content_type = parameters.content_type if parameters is not None else None
@@ -116,7 +117,7 @@ def encode_response(
 
 
 def decode_request_input(request_input: RequestInput, metadata_inputs: Metadata = _NO_METADATA) -> Any:
-    """Decode an input by its content type and keep the result on it; None when it has none, or an unknown one."""
+    """Decode an input by its content type and keep the result on it; None without a known content type."""
     decoded = _decode_by_content_type(request_input, metadata_inputs)
     return None if decoded is _NOTHING else decoded
 
@@ -137,7 +138,7 @@ def encode_response_output(
 
 
 def encode_inference_response(payload: Any, model_settings: Any) -> InferenceResponse | None:
-    """A response of the model with these settings that holds the payload; None when no codec can encode it."""
+    """A response of the model with these settings that holds the payload; None when no codec can."""
     codec = base.find_request_codec_by_payload(payload)
     if codec is None:
         return None

@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from mlserver.codecs.base import (
     InputCodec,
-    content_type_parameters,
     register_input_codec,
     register_request_codec,
 )
 from mlserver.codecs.utils import SingleInputRequestCodec, inject_batch_dimension
 from mlserver.errors import CodecError, InvalidTensor
 from mlserver.tensor import DTYPES, TensorData, count_elements, flatten, reshape
-from mlserver.types import Datatype, MetadataTensor, RequestInput, ResponseOutput
+from mlserver.types import Datatype, MetadataTensor, Parameters, RequestInput, ResponseOutput
 
 __all__ = ["NumpyCodec", "NumpyRequestCodec", "convert_nan", "to_datatype", "to_dtype"]
 
@@ -35,7 +34,7 @@ def to_dtype(tensor: RequestInput | ResponseOutput | MetadataTensor) -> np.dtype
 
     BYTES: `str` where all elements are, else bytes as wide as the last dimension.
     """
-    datatype = _name_of(tensor.datatype)
+    datatype = datatype_name(tensor.datatype)
     if datatype != "BYTES":
         return DTYPES[datatype]
     data = getattr(tensor, "data", None)
@@ -78,7 +77,7 @@ class NumpyCodec(InputCodec):
             name=name,
             shape=inject_batch_dimension(payload.shape),
             datatype=datatype,
-            parameters=content_type_parameters(cls.ContentType),
+            parameters=Parameters.of_content_type(cls.ContentType),
             data=_to_data(payload, datatype),
         )
 
@@ -86,9 +85,9 @@ class NumpyCodec(InputCodec):
     def decode_input(cls, request_input: RequestInput) -> Any:
         """An array of the tensor's shape (one dimension may be -1) and dtype, which the caller may write to.
 
-        Null is NaN in floats and False in BOOL. BYTES: text as `U`, bytes as `S`, or objects where those would
-        lose something.
-        Raises CodecError for elements that do not fit the datatype, InvalidTensor if they do not fill the shape.
+        Null is NaN in floats and False in BOOL. BYTES: text as `U`, bytes as `S`, or objects where those
+        would lose something.
+        Raises CodecError for elements that do not fit the datatype, InvalidTensor unless they fill the shape.
         """
         return _to_ndarray(request_input)
 
@@ -101,7 +100,7 @@ class NumpyRequestCodec(SingleInputRequestCodec):
     ContentType: ClassVar[str] = NumpyCodec.ContentType
 
 
-def _name_of(datatype: Any) -> str:
+def datatype_name(datatype: Any) -> str:
     """A datatype's name, be it the name or the enum member that user code assigned."""
     return datatype if type(datatype) is str else datatype.value
 
@@ -112,13 +111,13 @@ def _plain(data: Any) -> Any:
 
 def _datatype_of(dtype: Any) -> str:
     if isinstance(dtype, np.dtype):
+        if dtype.kind in "SUOT":
+            return "BYTES"
         name = _DATATYPES.get(dtype) or _DATATYPES.get(dtype.newbyteorder("<"))
         if name is not None:
             return name
-        if dtype.kind in "SUOT":
-            return "BYTES"
     raise CodecError(
-        f"arrays of dtype '{dtype}' have no datatype; convert them to one of {', '.join(DTYPES)}, text or bytes"
+        f"arrays of dtype '{dtype}' have no datatype; convert them to {', '.join(DTYPES)}, text or bytes"
     )
 
 
@@ -134,14 +133,14 @@ def _to_data(payload: Any, datatype: str) -> TensorData:
 
 
 def read_only(array: Array) -> Array:
-    """The same memory, not to be written to: whoever decodes it gets a copy and cannot change what was encoded."""
-    view = array.view()
+    """The same memory, not to be written to: whoever decodes it gets a copy and cannot harm the original."""
+    view: Array = array.view()
     view.flags.writeable = False
     return view
 
 
 def _encode_data(data: Array, datatype: Any) -> list[Any]:
-    """The elements of an array as a flat list for `data`: text as UTF-8 bytes, `S` as one buffer, NaN as None."""
+    """The elements of an array as a flat list: text as UTF-8 bytes, `S` as one buffer, NaN as None."""
     data = np.asarray(data)
     if data.dtype.kind == "S":
         return [data.tobytes()]
@@ -172,7 +171,7 @@ def _masked_to_list(array: Any, datatype: str) -> list[Any]:
 def _to_ndarray(tensor: RequestInput | ResponseOutput) -> Array:
     """The array that a tensor holds; see `NumpyCodec.decode_input`."""
     data, shape = tensor.data, tensor.shape
-    datatype = _name_of(tensor.datatype)
+    datatype = datatype_name(tensor.datatype)
     if type(data) is not TensorData:
         data = TensorData(data)
     try:
@@ -197,7 +196,7 @@ def _bytes_to_array(values: Any, shape: Any) -> Array:
 
 
 def _split_bytes(values: list[bytes], shape: Any) -> Array:
-    """One element each; or, as arrays of dtype `S` are sent, buffers that hold elements of one width back to back."""
+    """One element each; or, as arrays of dtype `S` are sent, buffers of elements of one width end to end."""
     count = len(values)
     if -1 not in shape:
         count = count_elements(shape)

@@ -1,22 +1,22 @@
 """Data frames: a tensor for each column.
 
-Numbers and booleans go as they are, text and bytes as BYTES with content type `str`, points in time as `datetime`, and anything
-else in an object column as JSON text per element, content type `pd_json`. What is missing is null. Columns of bytes that are not
-UTF-8 go as `base64`, since `str` could not bring them back.
+Numbers and booleans go as they are, text and bytes as BYTES with content type `str`, points in time as
+`datetime`, and anything else in an object column as JSON text per element, content type `pd_json`. What is
+missing is null. Bytes that are not UTF-8 make their column `base64`, since as `str` they could not come back.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import math
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
 
-from mlserver.codecs.base import RequestCodec, content_type_parameters, find_input_codec
+from mlserver.codecs.base import RequestCodec, find_input_codec
 from mlserver.codecs.base64 import Base64Codec
 from mlserver.codecs.datetime import DatetimeCodec
 from mlserver.codecs.decoded import get_decoded, has_decoded
@@ -26,7 +26,8 @@ from mlserver.codecs.json import (
     decode_json_input_or_output,
     encode_to_json,
 )
-from mlserver.codecs.numpy import Array, _name_of, _plain, to_datatype
+from mlserver.codecs.lists import elements_of
+from mlserver.codecs.numpy import Array, datatype_name, read_only, to_datatype
 from mlserver.codecs.string import StringCodec
 from mlserver.errors import CodecError
 from mlserver.tensor import DTYPES, TensorData
@@ -39,7 +40,7 @@ _EXACT_IN_FLOAT: Final = 2**53
 
 
 class PandasCodec(RequestCodec):
-    """DataFrame <-> one tensor of shape [N, 1] per column, in order, named after it. The index is not kept."""
+    """DataFrame <-> one tensor of shape [N, 1] per column, in order, named after it. The index is dropped."""
 
     ContentType: ClassVar[str] = "pd"
     JsonContentType: ClassVar[str] = PANDAS_JSON
@@ -51,7 +52,7 @@ class PandasCodec(RequestCodec):
 
     @classmethod
     def encode_outputs(cls, payload: pd.DataFrame, use_bytes: bool = True) -> list[ResponseOutput]:
-        """A tensor for each column; labels that are not str become str. use_bytes: text as UTF-8 bytes, else as str.
+        """A tensor for each column; labels that are no str become str. use_bytes: text as UTF-8, else as str.
 
         Raises CodecError naming a column that cannot be encoded, or a label that occurs twice.
         """
@@ -77,7 +78,7 @@ class PandasCodec(RequestCodec):
         return InferenceResponse.build(
             model_name=model_name,
             model_version=model_version,
-            parameters=content_type_parameters(cls.ContentType),
+            parameters=Parameters.of_content_type(cls.ContentType),
             outputs=cls.encode_outputs(payload, use_bytes=use_bytes),
         )
 
@@ -98,42 +99,35 @@ class PandasCodec(RequestCodec):
             )
             for output in cls.encode_outputs(payload, use_bytes=use_bytes)
         ]
-        return InferenceRequest.build(parameters=content_type_parameters(cls.ContentType), inputs=inputs)
+        return InferenceRequest.build(parameters=Parameters.of_content_type(cls.ContentType), inputs=inputs)
 
     @classmethod
     def decode_request(cls, request: InferenceRequest) -> pd.DataFrame:
         """A data frame with one column for each input, in order; shorter columns are padded.
 
-        An input that was decoded already is taken as that. Raises CodecError naming an input that is no column.
+        An input that was decoded already is taken as that; one of BYTES is decoded by its own content type.
+        Raises CodecError naming an input that is no column.
         """
         return _to_frame(request.inputs)
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------
 
 
 def _encode_column(name: str, column: Any, use_bytes: bool) -> ResponseOutput:
     dtype = column.dtype
     if isinstance(dtype, np.dtype):
-        if dtype.kind in "biufc":
-            return _numbers(name, column.to_numpy())
+        if dtype.kind == "O":
+            return _objects(name, column.tolist(), use_bytes)
         if dtype.kind == "M":
             return _points_in_time(name, column, use_bytes)
-        if dtype.kind == "m":
-            raise CodecError(
-                f"column '{name}': dtype '{dtype}' has no datatype; convert it to numbers or text"
-            )
-        return _objects(name, column.tolist(), use_bytes)
+        return _numbers(name, column.to_numpy())
     if isinstance(dtype, pd.DatetimeTZDtype):
         return _points_in_time(name, column, use_bytes)
     if isinstance(dtype, pd.CategoricalDtype):
-        plain = dtype.categories.dtype
-        # Integers and booleans cannot be missing in a plain array; nullable ones can.
-        if isinstance(plain, np.dtype) and plain.kind in "biu" and column.isna().any():
-            plain = pd.array(
-                [],
-                dtype=plain.name.replace("u", "U").replace("int", "Int") if plain.kind != "b" else "boolean",
-            ).dtype
+        plain: Any = dtype.categories.dtype
+        if column.isna().any() and isinstance(plain, np.dtype) and plain.kind in "biu":
+            plain = pd.array(dtype.categories.to_numpy()).dtype  # the nullable one
         return _encode_column(name, column.astype(plain), use_bytes)
     if isinstance(dtype, pd.SparseDtype):
         return _encode_column(name, column.sparse.to_dense(), use_bytes)
@@ -150,7 +144,7 @@ def _tensor(
         name=name,
         shape=[rows, 1],
         datatype=datatype,
-        parameters=None if content_type is None else content_type_parameters(content_type),
+        parameters=None if content_type is None else Parameters.of_content_type(content_type),
         data=data,
     )
 
@@ -160,24 +154,23 @@ def _numbers(name: str, array: Array) -> ResponseOutput:
         datatype = to_datatype(array.dtype).value
     except CodecError as exc:
         raise CodecError(f"column '{name}': {exc.reason}") from exc
-    view = np.asarray(array, dtype=DTYPES[datatype]).view()
-    view.flags.writeable = False
-    return _tensor(name, len(array), datatype, None, TensorData.from_array(view))
+    values = read_only(np.asarray(array, dtype=DTYPES[datatype]))
+    return _tensor(name, len(values), datatype, None, TensorData.from_array(values))
 
 
 def _nullable(name: str, column: Any, plain: np.dtype[Any], use_bytes: bool) -> ResponseOutput:
-    """Tensors of integers cannot hold null: integers go as FP64 with NaN where that is exact, else, and booleans, as JSON."""
+    """A column that may have holes. Tensors of integers and booleans may not: with holes, integers go as FP64
+    where that is exact, and otherwise both as JSON."""
     missing = column.isna()
     if not missing.any():
         return _numbers(name, column.to_numpy(dtype=plain))
     if plain.kind == "f":
         return _numbers(name, column.to_numpy(dtype=plain, na_value=np.nan))
-    present = column[~missing]
-    if plain.kind in "iu" and (
-        not len(present) or max(-int(present.min()), int(present.max())) <= _EXACT_IN_FLOAT
-    ):
-        return _numbers(name, column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return _json(name, [None if gone else value for gone, value in zip(missing, column.tolist())], use_bytes)
+    if plain.kind in "iu":
+        present = column[~missing]
+        if not len(present) or max(-int(present.min()), int(present.max())) <= _EXACT_IN_FLOAT:
+            return _numbers(name, column.to_numpy(dtype=np.float64, na_value=np.nan))
+    return _objects(name, column.tolist(), use_bytes)
 
 
 def _points_in_time(name: str, column: Any, use_bytes: bool) -> ResponseOutput:
@@ -186,26 +179,37 @@ def _points_in_time(name: str, column: Any, use_bytes: bool) -> ResponseOutput:
 
 
 def _objects(name: str, values: list[Any], use_bytes: bool) -> ResponseOutput:
-    values = [None if _is_missing(value) else value for value in values]
+    values = list(map(_plain, values))
     kinds = {type(value) for value in values if value is not None}
     if all(issubclass(kind, (str, bytes)) for kind in kinds):
-        if not _is_text(values):
-            return Base64Codec.encode_output(name, values, use_bytes=use_bytes)
-        try:
-            encoded = [v.encode() if use_bytes and isinstance(v, str) else v for v in values]
-        except UnicodeEncodeError as exc:
-            raise CodecError(f"column '{name}': text that UTF-8 cannot hold ({exc})") from exc
-        return _tensor(name, len(values), "BYTES", StringCodec.ContentType, TensorData(encoded))
-    if all(issubclass(kind, dt.datetime) for kind in kinds):
+        return _texts(name, values, use_bytes)
+    if all(issubclass(kind, datetime) for kind in kinds):
         return DatetimeCodec.encode_output(name, values, use_bytes=use_bytes)
     return _json(name, values, use_bytes)
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+def _plain(value: Any) -> Any:
+    """None for all that pandas takes as missing, Python numbers for those of numpy."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, (np.number, np.bool_)):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _is_text(values: Iterable[Any]) -> bool:
+def _texts(name: str, values: list[Any], use_bytes: bool) -> ResponseOutput:
+    try:
+        if not _are_utf8(values):
+            raw = [value.encode() if isinstance(value, str) else value for value in values]
+            return Base64Codec.encode_output(name, raw, use_bytes=use_bytes)
+        if use_bytes:
+            values = [value.encode() if isinstance(value, str) else value for value in values]
+    except UnicodeEncodeError as exc:
+        raise CodecError(f"column '{name}': text that UTF-8 cannot hold ({exc})") from exc
+    return _tensor(name, len(values), "BYTES", StringCodec.ContentType, TensorData(values))
+
+
+def _are_utf8(values: Iterable[Any]) -> bool:
     try:
         for value in values:
             if isinstance(value, bytes):
@@ -221,16 +225,15 @@ def _json(name: str, values: list[Any], use_bytes: bool) -> ResponseOutput:
         try:
             encoded.append(None if value is None else _element_to_json(value, use_bytes))
         except (TypeError, ValueError, RecursionError) as exc:
-            raise CodecError(
-                f"column '{name}': row {row} is {type(value).__name__}, which JSON cannot hold ({exc})"
-            ) from exc
+            what = type(value).__name__
+            raise CodecError(f"column '{name}': row {row} is {what} that JSON cannot hold ({exc})") from exc
     return _tensor(name, len(values), "BYTES", PANDAS_JSON, TensorData(encoded))
 
 
 def _element_to_json(value: Any, use_bytes: bool) -> str | bytes:
     try:
         return encode_to_json(value, use_bytes)
-    except ValueError:  # NaN, deep inside
+    except ValueError:  # NaN, somewhere inside
         plain = json.loads(json.dumps(value, cls=JSONEncoderWithArray))
         return encode_to_json(_without_nan(plain), use_bytes)
 
@@ -245,31 +248,32 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-# --- decoding ----------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------
 
 
 def _to_frame(tensors: list[Any]) -> pd.DataFrame:
     columns = {tensor.name: _to_column(tensor) for tensor in tensors}
     if len({len(column) for column in columns.values()}) > 1:
         columns = {name: pd.Series(column) for name, column in columns.items()}
-    return pd.DataFrame(columns)
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    return frame
 
 
 def _to_column(tensor: RequestInput | ResponseOutput) -> Any:
-    """The values of one column: an ndarray, a list, or a Series where its dtype must not be inferred."""
-    parameters: Parameters | None = tensor.parameters
-    content_type = None if parameters is None else parameters.content_type
+    """The values of one column: an array, a list, or a Series where pandas must not choose the dtype."""
+    content_type = None if tensor.parameters is None else tensor.parameters.content_type
     if content_type == PANDAS_JSON:
         return _inferred(decode_json_input_or_output(tensor))
     if has_decoded(tensor):
         return _from_payload(tensor, get_decoded(tensor))
-    datatype = _name_of(tensor.datatype)
-    if datatype == "BYTES":
-        codec = find_input_codec(content_type) if content_type else None
-        if codec is not None:
-            return _from_payload(tensor, codec.decode_input(tensor))  # type: ignore[arg-type]
-        return _from_payload(tensor, _plain(tensor.data))
-    return _from_numbers(tensor, datatype)
+    datatype = datatype_name(tensor.datatype)
+    if datatype != "BYTES":
+        return _from_numbers(tensor, datatype)
+    codec = find_input_codec(content_type) if content_type else None
+    if codec is not None:
+        return _from_payload(tensor, codec.decode_input(tensor))  # type: ignore[arg-type]  # same fields
+    values = tensor.data.root if isinstance(tensor.data, TensorData) else tensor.data
+    return _rows(list(values) if isinstance(values, str) else elements_of(values))
 
 
 def _from_numbers(tensor: RequestInput | ResponseOutput, datatype: str) -> Any:
@@ -280,7 +284,16 @@ def _from_numbers(tensor: RequestInput | ResponseOutput, datatype: str) -> Any:
         raise CodecError(f"'{tensor.name}': {exc.reason}") from exc
     if array.ndim < 2 or array.size == len(array) or not isinstance(data.root[0], (list, tuple)):
         return array.ravel()
-    return pd.Series([tuple(row) for row in array.tolist()], dtype=object)
+    return _rows(array.tolist())
+
+
+def _rows(values: list[Any]) -> Any:
+    """Rows of nested data: tuples, or their values where each has just one."""
+    if not any(isinstance(value, list) for value in values):
+        return values
+    if all(isinstance(value, list) and len(value) == 1 for value in values):
+        return [value for (value,) in values]
+    return pd.Series([tuple(v) if isinstance(v, list) else v for v in values], dtype=object)
 
 
 def _from_payload(tensor: RequestInput | ResponseOutput, payload: Any) -> Any:
@@ -288,22 +301,17 @@ def _from_payload(tensor: RequestInput | ResponseOutput, payload: Any) -> Any:
         rows = tensor.shape[0] if tensor.shape else 1
         if payload.size != rows and rows != -1:
             raise CodecError(
-                f"'{tensor.name}': a column has one value a row, but shape {list(tensor.shape)} has {payload.size} in {rows} rows"
+                f"'{tensor.name}': shape {list(tensor.shape)} has {payload.size} values in {rows} rows, "
+                f"but a column has one a row"
             )
         return payload.ravel()
-    if isinstance(payload, (TensorData, str, bytes, tuple)):
-        return list(payload)
-    if isinstance(payload, list):
-        return _inferred(payload)
-    return [payload]
+    return _inferred(elements_of(payload))
 
 
 def _inferred(values: list[Any]) -> Any:
-    """The values as pandas would take them, except where it would turn integers into floats that are not the same."""
+    """The values as pandas would take them, unless that would make other numbers of large integers."""
     if any(value is None for value in values) and any(
         type(value) is int and abs(value) > _EXACT_IN_FLOAT for value in values
     ):
         return pd.Series(values, dtype=object)
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
-        return pd.Series(values, dtype=object)  # rows of equal length are not columns
     return values

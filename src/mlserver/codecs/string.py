@@ -6,7 +6,6 @@ from typing import Any, ClassVar, List  # noqa: UP035 - the hint users compare w
 
 from mlserver.codecs.base import (
     InputCodec,
-    content_type_parameters,
     register_input_codec,
     register_request_codec,
 )
@@ -14,7 +13,7 @@ from mlserver.codecs.lists import elements_of, is_list_of
 from mlserver.codecs.utils import SingleInputRequestCodec
 from mlserver.errors import CodecError
 from mlserver.tensor import TensorData
-from mlserver.types import RequestInput, ResponseOutput
+from mlserver.types import Parameters, RequestInput, ResponseOutput
 
 __all__ = ["StringCodec", "StringRequestCodec", "decode_str", "encode_str"]
 
@@ -61,7 +60,7 @@ class StringCodec(InputCodec):
             name=name,
             shape=[len(data), 1],
             datatype="BYTES",
-            parameters=content_type_parameters(cls.ContentType),
+            parameters=Parameters.of_content_type(cls.ContentType),
             data=TensorData(data),
         )
 

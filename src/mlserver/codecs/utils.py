@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from mlserver.codecs.base import InputCodecLike, RequestCodec, RequestCodecLike, content_type_parameters
+from mlserver.codecs.base import InputCodecLike, RequestCodec, RequestCodecLike
 from mlserver.codecs.decoded import (
     DecodedParameterName,
     Parametrised,
@@ -21,7 +21,7 @@ from mlserver.codecs.negotiation import (
     encode_response_output,
 )
 from mlserver.errors import CodecError
-from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
 __all__ = [
     "Codec",
@@ -75,7 +75,7 @@ class SingleInputRequestCodec(RequestCodec):
         return InferenceResponse.build(
             model_name=model_name,
             model_version=model_version,
-            parameters=content_type_parameters(cls.ContentType),
+            parameters=Parameters.of_content_type(cls.ContentType),
             outputs=[output],
         )
 
@@ -88,12 +88,12 @@ class SingleInputRequestCodec(RequestCodec):
     def encode_request(cls, payload: Any, **kwargs: Any) -> InferenceRequest:
         request_input = cls._input_codec().encode_input(f"{DefaultInputPrefix}1", payload, **kwargs)
         return InferenceRequest.build(
-            parameters=content_type_parameters(cls.ContentType), inputs=[request_input]
+            parameters=Parameters.of_content_type(cls.ContentType), inputs=[request_input]
         )
 
     @classmethod
     def decode_request(cls, request: InferenceRequest) -> Any:
-        """The object in the only input, decoded already or now. Raises CodecError unless there is just one."""
+        """The object in the only input, decoded already or now. Raises CodecError unless there is one."""
         return cls._decode_only(request.inputs, "input")
 
     @classmethod

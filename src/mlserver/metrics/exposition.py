@@ -87,12 +87,22 @@ class _Files:
     def collect(self) -> Iterator[Metric]:
         from prometheus_client import multiprocess
 
-        untyped: Any = multiprocess
+        merge: Any = multiprocess.MultiProcessCollector.merge
+        files = glob.glob(os.path.join(glob.escape(self._folder), "*.db"))
         try:
-            os.makedirs(self._folder, exist_ok=True)
-            yield from untyped.MultiProcessCollector(None, self._folder).collect()
-        except Exception as exc:  # what the server itself counts is still worth a scrape
-            logger.warning("Metrics of worker processes in %s cannot be read: %s", self._folder, exc)
+            metrics = merge(files, accumulate=True)
+        except Exception:  # one of them is damaged; the series of the others are still worth a scrape
+            metrics = merge([path for path in files if _is_readable(path, merge)], accumulate=True)
+        yield from metrics
+
+
+def _is_readable(path: str, merge: Any) -> bool:
+    try:
+        merge([path])
+    except Exception as exc:
+        logger.warning("Metrics in %s cannot be read: %s", path, exc)
+        return False
+    return True
 
 
 def configure_metrics(settings: Settings, *, worker: bool = False) -> None:

@@ -92,8 +92,10 @@ class RequestMetrics:
     def __init__(
         self, prefix: str = "rest_server", app_name: str = "mlserver", max_unknown_models: int = 1000
     ) -> None:
-        """prefix: first part of the names of the REST series. max_unknown_models: pairs of model and version that
-        are counted apart though there is no such model; further ones share the labels `__other__`.
+        """prefix: first part of the names of the REST series.
+
+        max_unknown_models: pairs of model and version that are counted apart though there is no such model;
+        further ones share the labels `__other__`.
         """
         self.prefix = prefix
         self.app_name = app_name
@@ -105,8 +107,9 @@ class RequestMetrics:
         self._parallel_queue: Histogram | None = None
 
     def model(self, name: str, version: str, known: bool = True) -> ModelCounters:
-        """version: the label, which is the text that the client sent. known: whether there is such a model;
-        what clients make up must not use memory without limit.
+        """version: the label, which is the text that the client sent.
+
+        known: whether there is such a model; what clients make up must not use memory without limit.
         """
         counters = self._models.get((name, version))
         if counters is None:

@@ -21,7 +21,7 @@ from mlserver.errors import InvalidRequest, MLServerError
 from mlserver.executor import Call, Reply, describe
 from mlserver.rest.custom import CustomHandlers
 from mlserver.rest.responses import Response
-from mlserver.service import Inference, Service
+from mlserver.service import Inference, Service, Target
 from mlserver.settings import Settings
 from mlserver.types import RepositoryIndexRequest
 
@@ -148,20 +148,20 @@ class _Endpoints:
 
     async def infer(self, request: Request) -> PlainResponse:
         """Inference for requests that the fast lane leaves alone, such as those of web pages under CORS."""
-        reply = await self._ask(*_model(request), await _call(request))
+        reply = await self._ask(Target(*_model(request)), await _call(request))
         response = PlainResponse(reply.body, reply.status, media_type="application/json")
         for key, value in (reply.headers or {}).items():
             response.headers[str(key)] = str(value)
         return response
 
-    async def _ask(self, name: str, version: str | None, call: Call) -> Reply:
+    async def _ask(self, target: Target, call: Call) -> Reply:
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def answer(reply: Reply) -> None:
             if not answered.done():
                 answered.set_result(reply)
 
-        inference: Inference = self._service.infer(name, version, call, answer)
+        inference: Inference = self._service.infer(target, call, answer)
         try:
             return await answered
         except asyncio.CancelledError:
@@ -169,7 +169,7 @@ class _Endpoints:
             raise
 
     async def infer_stream(self, request: Request) -> PlainResponse:
-        replies = self._service.infer_stream(*_model(request), await _call(request))
+        replies = self._service.infer_stream(Target(*_model(request)), await _call(request))
         try:
             first = await replies.__anext__()  # an error before the first event has a status of its own
         except StopAsyncIteration:

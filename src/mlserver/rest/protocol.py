@@ -32,7 +32,7 @@ from mlserver.wire.json import encode_error
 
 if TYPE_CHECKING:
     from mlserver.rest.server import HttpServer
-    from mlserver.service import Inference
+    from mlserver.service import Inference, Target
 
 __all__ = ["Head", "HttpProtocol", "InferRoute"]
 
@@ -60,11 +60,10 @@ def status_line(status: int) -> bytes:
 class InferRoute:
     """Where an inference request goes, and what its answers have in common."""
 
-    __slots__ = ("counters", "events", "name", "template", "version")
+    __slots__ = ("counters", "events", "target", "template")
 
-    def __init__(self, name: str, version: str | None, template: str, events: bytes) -> None:
-        self.name = name
-        self.version = version
+    def __init__(self, target: Target, template: str, events: bytes) -> None:
+        self.target = target
         self.template = template
         self.events = events  # CloudEvents response headers, ready to be written
         self.counters: dict[int, Any] = {}
@@ -409,6 +408,7 @@ class HttpProtocol(asyncio.Protocol):
         head, body = self._head, self._body
         assert head is not None
         self._in_message = False
+        self._missing = 0
         self._head = None
         self._body = []
         self._queue.append((head, body[0] if len(body) == 1 else b"".join(body)))
@@ -451,9 +451,7 @@ class HttpProtocol(asyncio.Protocol):
             self._task = self._server.loop.create_task(self._app_run.run(self._server.app))
             return
         try:
-            self._inference = self._server.service.infer(
-                route.name, route.version, Call(body, head.headers), self._answer
-            )
+            self._inference = self._server.service.infer(route.target, Call(body, head.headers), self._answer)
         except MLServerError as exc:
             self.respond(exc.status_code, JSON_HEADERS, describe(exc)[1], route.template)
 

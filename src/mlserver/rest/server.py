@@ -14,9 +14,10 @@ from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_h
 from mlserver.errors import StartError
 from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope
 
+from mlserver.service import Service, Target
+
 if TYPE_CHECKING:
     from mlserver.metrics.requests import RequestMetrics, RouteCounters
-    from mlserver.service import Service
     from mlserver.settings import Settings
 
 __all__ = ["HttpServer"]
@@ -153,6 +154,10 @@ class HttpServer:
                 self.heads.clear()
             self.heads[whole] = head
 
+    async def forget(self, old: object, successor: object) -> None:
+        """A model goes: no remembered head may keep it in memory."""
+        self.heads.clear()
+
     def infer_route(self, head: Head) -> InferRoute | None:
         """The fast lane, if this request may take it."""
         if self.service is None or head.method != "POST" or (self._cors and "origin" in head.headers):
@@ -167,7 +172,7 @@ class HttpServer:
             name, version, template = _text(parts[3]), _text(parts[5]), _VERSIONED % action
         else:
             return None
-        return InferRoute(name, version, template, self._event_lines(name))
+        return InferRoute(Target(name, version), template, self._event_lines(name))
 
     def _event_lines(self, name: str) -> bytes:
         headers = model_headers(CloudEventsTypes.Response, self._server_name, name, self._namespace)

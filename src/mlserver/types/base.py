@@ -44,6 +44,8 @@ class _ModelMeta(type(msgspec.Struct)):  # type: ignore[misc]
         return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **kwargs})
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and issubclass(cls, RootModel):
+            kwargs, args = {"root": args[0]}, ()
         if args:
             raise TypeError(f"{cls.__name__} takes keyword arguments only")
         return _validated(cls, kwargs)
@@ -208,6 +210,16 @@ class Parameters:
         set_slot(self, "content_type", content_type)
         set_slot(self, "headers", headers)
         set_slot(self, "model_extra", kwargs)
+
+    @classmethod
+    def of_content_type(cls, content_type: str) -> Parameters:
+        """Nothing but a content type, which is not checked."""
+        self = cls.__new__(cls)
+        set_slot = object.__setattr__
+        set_slot(self, "content_type", content_type)
+        set_slot(self, "headers", None)
+        set_slot(self, "model_extra", {})
+        return self
 
     def __getattr__(self, name: str) -> Any:
         if name in ("model_extra", "content_type", "headers"):  # an instance that copy or pickle is still filling

@@ -7,18 +7,23 @@ coerces as the protocol's lax readers do, or says in detail what is wrong.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
+import orjson
 import simdjson
 
+from mlserver.batching.merge import split
 from mlserver.errors import InvalidRequest
 from mlserver.tensor import DTYPES, TensorData, json_parser, numbers_of
-from mlserver.types import InferenceRequest, InferenceResponse, Parameters
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 from mlserver.types.base import BaseModel, ValidationFault, to_error_details, validate
 
-__all__ = ["decode_request", "encode", "encode_error", "encode_response"]
+__all__ = ["decode_request", "encode", "encode_error", "encode_response", "encode_split"]
 
 # From here on one simdjson pass beats msgspec's skip over the tensor plus a second parse of it.
 LARGE_BODY = 16 * 1024
@@ -65,6 +70,60 @@ def encode_response(response: InferenceResponse) -> bytes:
     Raises CodecError for data that JSON cannot hold.
     """
     return _encode(response)
+
+
+def encode_split(
+    response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]
+) -> list[bytes]:
+    """The response to a merged request as one body per member: `rows[i]` rows and id `ids[i]` for the i-th.
+
+    What all bodies have in common is encoded once. Raises what `batching.split` and `encode_response` raise.
+    """
+    total = sum(rows)
+    if not all(_cuts_plainly(output, total) for output in response.outputs):
+        return [encode_response(part) for part in split(response, rows, ids)]
+    head = b'{"model_name":%b,' % _encode(response.model_name)
+    if response.model_version is not None:
+        head += b'"model_version":%b,' % _encode(response.model_version)
+    parameters = b',"parameters":%b,"outputs":[' % _encode(response.parameters or {})
+    outputs = [_encoded_parts(output, total) for output in response.outputs]
+    bodies = []
+    row = 0
+    for count, request_id in zip(rows, ids, strict=True):
+        parts = [head, b'"id":', orjson.dumps(request_id), parameters] if request_id is not None else [head, parameters[1:]]
+        for start, end, values, width in outputs:
+            cut = values[row * width : (row + count) * width]
+            parts += (start, b"%d" % count, end, orjson.dumps(cut), b"},")
+        if outputs:
+            parts[-1] = b"}"
+        parts.append(b"]}")
+        bodies.append(b"".join(parts))
+        row += count
+    return bodies
+
+
+def _cuts_plainly(output: ResponseOutput, total: int) -> bool:
+    """Whether an output is an array with the right number of rows, whose parameters are the same for all members."""
+    array = output.data.array if isinstance(output.data, TensorData) else None
+    shape = output.shape
+    if array is None or not shape or shape[0] != total or array.size != math.prod(shape):
+        return False
+    return output.parameters is None or not output.parameters.model_extra
+
+
+def _encoded_parts(output: ResponseOutput, total: int) -> tuple[bytes, bytes, list[Any], int]:
+    """What stands before and after the number of rows, all values, and how many of them make a row."""
+    array = output.data.array
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64, copy=False)
+    trailing = b"".join(b",%d" % dim for dim in output.shape[1:])
+    parameters = b"" if output.parameters is None else b',"parameters":%b' % _encode(output.parameters)
+    return (
+        b'{"name":%b,"shape":[' % _encode(output.name),
+        b'%b],"datatype":"%b"%b,"data":' % (trailing, output.datatype.encode(), parameters),
+        array.ravel().tolist(),
+        math.prod(output.shape[1:]),
+    )
 
 
 def encode(value: Any) -> bytes:

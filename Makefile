@@ -1,0 +1,75 @@
+# Everything runs from a virtual environment that these targets make and keep up to date.
+#   make serve   serve the sentiment example (REST on 8080, metrics on 8082)
+#   make test    run all quick tests
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEV := $(VENV)/.dev
+EXAMPLE := examples/sentiment
+EXAMPLE_DEPENDENCIES := $(VENV)/.example
+# The release of torch whose CPU build is enough for the example.
+TORCH := torch==2.13.0
+
+.PHONY: help serve test lint format types check fuzz bench bench-micro clean
+
+help:
+	@grep -E '^#   make' Makefile | sed 's/^#   //'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(DEV): $(BIN)/python pyproject.toml runtimes/sklearn/pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable runtimes/sklearn
+	@touch $@
+
+$(EXAMPLE_DEPENDENCIES): $(DEV) $(EXAMPLE)/requirements.txt
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --requirement $(EXAMPLE)/requirements.txt
+	@touch $@
+
+serve: $(EXAMPLE_DEPENDENCIES)
+	PYTHON=$(abspath $(BIN)/python) bash $(EXAMPLE)/get_models.sh
+	@echo
+	@echo "Once the server says that it is ready, try in another terminal:"
+	@echo "  $(BIN)/python $(EXAMPLE)/test_local_http_endpoint.py"
+	@echo "  curl localhost:8080/v2/models/sentiment"
+	@echo "  curl localhost:8082/metrics"
+	@echo
+	$(BIN)/mlserver start $(EXAMPLE)
+
+test: $(EXAMPLE_DEPENDENCIES)
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+check: lint types test
+
+# A million cases each; minutes rather than seconds.
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz.fuzz_json --runs 1000000
+	$(BIN)/python -m tests.fuzz.fuzz_http --runs 1000000
+
+# Against peers and floors, which are installed beside the project; see benchmarks/README.md.
+bench: $(DEV)
+	$(BIN)/python benchmarks/rest_load.py
+	$(BIN)/python benchmarks/rest_large.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/liveness.py
+
+bench-micro: $(DEV)
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
