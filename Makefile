@@ -11,7 +11,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test lint format types check fuzz bench bench-micro clean
+.PHONY: help serve test lint format types docs check fuzz bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -55,6 +55,9 @@ types: $(DEV)
 	$(BIN)/mypy
 
 check: lint types test
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --quiet
 
 # A million cases each; minutes rather than seconds.
 fuzz: $(DEV)

@@ -89,8 +89,8 @@ def _int_to_str(value: Any) -> Any:
 
 
 def _config(env_prefix: str, extra: Literal["allow", "ignore"]) -> SettingsConfigDict:
-    # The prefix is matched in any case; older pydantic-settings cut it off names in `.env` only when in lower case.
-    # Protected namespaces: many fields start with `model_`, none hides a method.
+    # The prefix is matched in any case; older pydantic-settings cut it off names in `.env` only when in lower
+    # case. Protected namespaces: many fields start with `model_`, none hides a method.
     return SettingsConfigDict(
         env_file=ENV_FILE_SETTINGS, env_prefix=env_prefix.lower(), extra=extra, protected_namespaces=()
     )

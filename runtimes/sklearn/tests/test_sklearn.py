@@ -1,4 +1,5 @@
 """What requests get from scikit-learn models: outputs, encodings, metadata, and words for what was wrong."""
+# ruff: noqa: N802 - functions with an R are named after the ids of faults that users met
 
 from __future__ import annotations
 
@@ -125,7 +126,7 @@ async def test_a_predict_fn_that_is_not_there_is_the_models_fault(serve: Serve) 
         await model.predict(matrix(X))
 
 
-async def test_an_unknown_output_is_named(serve: Serve) -> None:
+async def test_R35_an_unknown_output_is_named(serve: Serve) -> None:
     model = await serve(LogisticRegression().fit(X, Y))
     with pytest.raises(InferenceError) as caught:
         await model.predict(matrix(X, outputs=["predict", "explain"]))
@@ -351,7 +352,7 @@ async def test_null_in_a_matrix(serve: Serve) -> None:
         (FRAME[:0], "has no rows"),
     ],
 )
-async def test_columns_of_another_frame(serve: Serve, frame: pd.DataFrame, text: str) -> None:
+async def test_R51_columns_of_another_frame_are_named(serve: Serve, frame: pd.DataFrame, text: str) -> None:
     model = await serve(LogisticRegression().fit(FRAME, Y))
     assert text in await refused(model, PandasCodec.encode_request(frame))
     request = PandasCodec.encode_request(frame)
@@ -420,7 +421,7 @@ def described(tensors: list[MetadataTensor] | None) -> list[tuple[str, str, list
         (make_pipeline(StandardScaler(), LinearRegression()), [("predict", "FP64", [-1, 1])]),
     ],
 )
-async def test_R40_metadata_comes_from_the_artefact(serve: Serve, estimator: Any, outputs: Any) -> None:  # noqa: N802
+async def test_R40_metadata_comes_from_the_artefact(serve: Serve, estimator: Any, outputs: Any) -> None:
     metadata = await (await serve(estimator.fit(X, Y))).metadata()
     assert metadata.platform == "sklearn"
     assert described(metadata.inputs) == [("input-0", "FP64", [-1, 3])]
@@ -515,7 +516,7 @@ def constant(value: int) -> Any:
 
 @pytest.mark.parametrize("dump", [joblib.dump, pickle.dump, cloudpickle.dump])
 @pytest.mark.parametrize("name", ["model.joblib", "model.pickle", "model.pkl", "iris.bin"])
-async def test_ways_to_save_a_model(tmp_path: Path, dump: Any, name: str) -> None:
+async def test_R50_ways_to_save_and_to_point_at_a_model(tmp_path: Path, dump: Any, name: str) -> None:
     with (tmp_path / name).open("wb") as file:
         dump(constant(3), file)
     uris: list[Path | str] = (
