@@ -272,9 +272,7 @@ def _peer(name: str) -> peers.Peer:
 
 
 def _our_python() -> Path:
-    if not Path(sys.executable).with_name("mlserver").is_file():
-        raise Unavailable(f"no `mlserver` beside {sys.executable}: install the project there")
-    return Path(sys.executable)
+    return _peer(OURS).python
 
 
 def _reference_python() -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent.resolve()
+PROJECT = HERE.parent
 PEERS = HERE / ".peers"
 SERVED = HERE / "served"
 DEBIAN = "apt-get install wrk nginx-light"
@@ -72,6 +73,8 @@ class Peer:
 ALL = {
     peer.name: peer
     for peer in (
+        # As a user installs it: the project's own development environment holds more than a server needs.
+        Peer("ours", (("--editable", str(PROJECT), "--editable", str(PROJECT / "runtimes" / "sklearn")),)),
         # With uvloop 0.22 and later its worker processes do not start.
         Peer("mlserver", (("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"),)),
         # The wheel carries Triton 2.51.0. Its Python client is not needed; its python backend, compiled

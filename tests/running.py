@@ -38,16 +38,18 @@ def wait_for(condition: Callable[[], Any], what: str = "condition", timeout: flo
     raise TimeoutError(f"{what} did not come true within {timeout} s")
 
 
-def write_model(folder: Path, name: str, implementation: str, code: str | None = None, **settings: Any) -> Path:
-    """A model's folder below `folder`: its settings, and `models.py` with `code`."""
-    home = folder / name
-    home.mkdir(parents=True, exist_ok=True)
+def write_model(
+    folder: Path, name: str, implementation: str, code: str | None = None, *, home: str | None = None, **settings: Any
+) -> Path:
+    """A model's folder below `folder`: its settings, and `models.py` with `code`. `home`: where it is, if not at `name`."""
+    path = folder / (home or name)
+    path.mkdir(parents=True, exist_ok=True)
     if code is not None:
-        (home / "models.py").write_text(code)
-    (home / "model-settings.json").write_text(
+        (path / "models.py").write_text(code)
+    (path / "model-settings.json").write_text(
         json.dumps({"name": name, "implementation": implementation, **settings})
     )
-    return home
+    return path
 
 
 @dataclass

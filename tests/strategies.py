@@ -20,7 +20,7 @@ from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, RequestInput
 
 # No deadline: machines that run tests are busy.
-settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

@@ -167,7 +167,7 @@ class OutputNotFound(MLServerError):
 class StartError(MLServerError):
     """The server cannot start. The text is one line for whoever started it.
 
-    exit_code: what the process answers with. 3 stands for a taken HTTP or metrics port, 1 for everything else.
+    exit_code: what the process answers with. 3 is a taken HTTP or metrics port, 1 is everything else.
     Raised `from` the error of user code, such as a model's `load`, it is shown with that error's traceback.
     """
 

@@ -68,7 +68,7 @@ def _import_beside(path: str, directory: str) -> Any:
             sys.path_importer_cache[directory] = finder_before
         if directory in sys.path:
             sys.path.remove(directory)
-        _leave_namespace(directory, hidden, foreign)
+        _leave_namespace(directory, local, hidden, foreign)
 
 
 class _SourceLoader(importlib.machinery.SourceFileLoader):
@@ -104,9 +104,10 @@ def _enter_namespace(directory: str, local: set[str], target: str) -> tuple[_Mod
     return hidden, foreign
 
 
-def _leave_namespace(directory: str, hidden: _Modules, foreign: _Modules) -> None:
+def _leave_namespace(directory: str, local: set[str], hidden: _Modules, foreign: _Modules) -> None:
+    """Remember what came from the folder, and put back what was taken out, where the names are free."""
     namespace = _namespaces[directory]
-    for top in {_top(name) for name in list(sys.modules)}:
+    for top in local:
         if _home(sys.modules.get(top)) == directory:
             found = _loaded(top)
             if not any(map(_compiled, found.values())):

@@ -155,8 +155,11 @@ def _by_name(tensors: list[MetadataTensor]) -> dict[str, MetadataTensor]:
 
 
 def promises(model: MLModel, promise: str) -> bool:
-    """Whether the class that defines this model's `predict` itself promises `inline` or `rows_independent`."""
+    """Whether the class that defines this model's `predict` itself promises `inline` or `rows_independent`.
+
+    A model may take a promise back by an attribute of its own.
+    """
     for cls in type(model).__mro__:
         if "predict" in vars(cls):
-            return bool(vars(cls).get(promise, False))
+            return bool(vars(cls).get(promise, False)) and bool(getattr(model, promise))
     return False

@@ -126,7 +126,7 @@ def unpack_bytes(raw: Buffer, name: str = "tensor") -> list[bytes]:
 
 
 def unpack_array(elem: Tensor, raw: Buffer) -> Array:
-    """A tensor of numbers, of its shape, that shares the memory of `raw`."""
+    """A tensor of numbers, of its shape, that shares the memory of `raw` (not for BOOL)."""
     dtype = DTYPES[_name_of(elem.datatype)]
     if min(elem.shape, default=0) < 0:
         raise InvalidTensor(f"'{elem.name}': shape {list(elem.shape)} has a negative dimension")
@@ -135,6 +135,8 @@ def unpack_array(elem: Tensor, raw: Buffer) -> Array:
         raise InvalidTensor(
             f"'{elem.name}': {_name_of(elem.datatype)} {list(elem.shape)} needs {need} bytes, got {got}"
         )
+    if dtype.kind == "b":  # any byte but 0 is true, which numpy expects to be 1
+        return (np.frombuffer(raw, dtype=np.uint8) != 0).reshape(elem.shape)
     return np.frombuffer(raw, dtype=dtype).reshape(elem.shape)
 
 

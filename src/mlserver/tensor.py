@@ -300,10 +300,14 @@ def _parse_numbers(text: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
 
 def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
     """A JSON list of numbers, or a list of such lists, straight into an array; None where the slow way has to judge."""
+    text = text if isinstance(text, bytes) else bytes(text)
     try:
-        return numbers_of(json_parser().parse(text if isinstance(text, bytes) else bytes(text)), dtype)
+        array = numbers_of(json_parser().parse(text), dtype)
     except (ValueError, TypeError, RuntimeError):
         return None
+    if array is None or text.count(b"[") != (1 if array.ndim == 1 else 1 + len(array)):
+        return None  # lists among the numbers
+    return array
 
 
 def json_parser() -> simdjson.Parser:
@@ -315,7 +319,10 @@ def json_parser() -> simdjson.Parser:
 
 
 def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
-    """The elements of a simdjson array as an ndarray, or None where they are not plainly numbers of this kind."""
+    """The elements of a simdjson array as an ndarray, or None where they are not plainly numbers of this kind.
+
+    Lists among numbers, as in [1, [2]], go unnoticed: the text then has more brackets than 1, or 1 + the rows.
+    """
     if not isinstance(values, simdjson.Array):
         return None
     shape: tuple[int, ...] = (len(values),)
@@ -383,7 +390,8 @@ def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
 def _first_misfit(values: Any, datatype: str, dtype: np.dtype[Any]) -> str:
     for index, value in enumerate(flatten(values)):
         try:
-            np.array([value], dtype=dtype)
+            with np.errstate(over="ignore"):
+                np.array([value], dtype=dtype)
         except (ValueError, TypeError, OverflowError):
             shown = repr(value)
             return f"element {index} is {shown[:60] + '…' if len(shown) > 60 else shown}, which is no {datatype}"

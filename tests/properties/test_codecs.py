@@ -258,6 +258,5 @@ def test_large_and_small_json_read_alike(datatype: str, value: Any) -> None:
 def test_any_bytes_unpack_or_are_refused(datatype: str, content: bytes, shape: list[int]) -> None:
     message = RequestInput.build(name="x", shape=shape, datatype=datatype, data=[])
     with suppress(CodecError):
-        values = raw.unpack(message, content)
-        message.data = values
-        assert raw.pack(message) == content
+        message.data = raw.unpack(message, content)
+        assert raw.pack(message) == (bytes(map(bool, content)) if datatype == "BOOL" else content)

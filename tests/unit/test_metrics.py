@@ -258,6 +258,17 @@ def test_made_up_models_do_not_use_memory_without_limit() -> None:
     assert failures["__other__"] == 991
 
 
+def test_made_up_methods_do_not_use_memory_without_limit() -> None:
+    requests = RequestMetrics()
+    for number in range(100):
+        requests.in_progress(f"METHOD{number}").value += 1
+        requests.route(f"METHOD{number}", "/v2", 200).observe(0.1)
+    shown = samples(scrape(requests)[0])
+    labels = {"method": "__other__", "app_name": "mlserver"}
+    assert shown[key("rest_server_requests_in_progress", **labels)] == 100
+    assert shown[key("rest_server_requests_total", path="/v2", status_code="200", **labels)] == 100
+
+
 def test_counting_allocates_no_attributes() -> None:
     counters: Any = ModelCounters()
     with pytest.raises(AttributeError):

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 
 from mlserver import MLModel
-from mlserver.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
+from mlserver.codecs import NumpyCodec, NumpyRequestCodec
 from mlserver.errors import InferenceError, InvalidModelURI, MLServerError
 from mlserver.types import (
     InferenceRequest,
@@ -92,7 +92,7 @@ class SKLearnModel(MLModel):
         columns_listed = artefact is not None and artefact.columns and not self._settings.inputs
         if columns_listed and metadata.parameters is not None and not metadata.parameters.content_type:
             # Said here only: as a default for decoding, it would take a matrix, as welcome, for one column.
-            metadata.parameters.content_type = PandasCodec.ContentType
+            metadata.parameters.content_type = "pd"
         return metadata
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -137,7 +137,7 @@ class SKLearnModel(MLModel):
         artefact = self._artefact
         codec: Any = NumpyRequestCodec
         if artefact.columns and artefact.are_columns(payload.inputs):
-            codec = PandasCodec
+            codec = _pandas_codec()
         data = self.decode_request(payload, default_codec=codec)
         return artefact.arrange(data) if artefact.arranges else data
 
@@ -150,7 +150,7 @@ class SKLearnModel(MLModel):
                         raise InferenceError(
                             f"Cannot encode '{output.name}' together with other outputs: it is a DataFrame"
                         )
-                    columns: list[ResponseOutput] = PandasCodec.encode_outputs(result)
+                    columns: list[ResponseOutput] = _pandas_codec().encode_outputs(result)
                     return columns
                 result = _plain(result, output.name)
             elif result.dtype.kind == "S":
@@ -169,6 +169,13 @@ class SKLearnModel(MLModel):
             if parameters is not None and parameters.content_type and tensor.name == output.name:
                 return True
         return False
+
+
+def _pandas_codec() -> Any:
+    """Imports pandas, which most models do without."""
+    from mlserver.codecs import PandasCodec
+
+    return PandasCodec
 
 
 def _is_frame(value: Any) -> bool:

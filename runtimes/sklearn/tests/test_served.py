@@ -21,7 +21,6 @@ import pytest
 import requests
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import FunctionTransformer
 
 X, Y = load_iris(return_X_y=True)
 
@@ -124,15 +123,3 @@ def test_one_bad_request_among_many_fails_alone(start: Start) -> None:
     with ThreadPoolExecutor(16) as callers:
         statuses = list(callers.map(ask, range(100)))
     assert statuses == [400 if index % 10 == 0 else 200 for index in range(100)]
-
-
-def test_rows_that_depend_on_each_other_are_not_merged(start: Start) -> None:
-    # An artefact with code of its own, which looks at all rows: one alone is its own mean.
-    centre = FunctionTransformer(func=lambda rows: rows - rows.mean(axis=0))
-    url = start(centre, parameters={"extra": {"predict_fn": "transform"}})
-
-    def ask(index: int) -> Any:
-        return infer(url, request(X[index : index + 1]))["outputs"][0]["data"]
-
-    with ThreadPoolExecutor(16) as callers:
-        assert all(data == [0, 0, 0, 0] for data in callers.map(ask, range(100)))

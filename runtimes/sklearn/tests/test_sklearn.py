@@ -469,8 +469,9 @@ async def test_metadata_before_the_load() -> None:
 # --- promises ----------------------------------------------------------------------------------------------
 
 
-def doubled(values: Any) -> Any:
-    return values * 2
+def centred(rows: Any) -> Any:
+    """What a row becomes depends on the others."""
+    return rows - rows.mean(axis=0)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,7 @@ def doubled(values: Any) -> Any:
         (LogisticRegression(), "predict", True, True),
         (make_pipeline(StandardScaler(), LogisticRegression()), "predict_proba", True, True),
         (KMeans(2, n_init="auto"), "fit_predict", True, False),
-        (make_pipeline(FunctionTransformer(doubled), LogisticRegression()), "predict", False, False),
+        (make_pipeline(FunctionTransformer(centred), LogisticRegression()), "predict", False, False),
     ],
 )
 async def test_promises_are_kept_to_estimators_that_keep_them(
@@ -488,6 +489,13 @@ async def test_promises_are_kept_to_estimators_that_keep_them(
     model = await serve(estimator.fit(X, Y), extra={"predict_fn": method})
     assert (model.inline, model.rows_independent) == (inline, rows)
     assert SKLearnModel.inline and SKLearnModel.rows_independent
+
+
+async def test_the_server_notices_that_promises_were_taken_back(serve: Serve) -> None:
+    model = await serve(LogisticRegression().fit(X, Y))
+    assert promises(model, "inline") and promises(model, "rows_independent")
+    model = await serve(FunctionTransformer(centred).fit(X), extra={"predict_fn": "transform"})
+    assert not promises(model, "inline") and not promises(model, "rows_independent")
 
 
 async def test_predict_never_awaits(serve: Serve) -> None:

@@ -21,8 +21,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 _FIRST = BUCKETS[0]
 _BUCKET_NAMES = (*(str(bound) for bound in BUCKETS[:-1]), "+Inf")
 
-# Label of clients' requests for models that do not exist, once too many different ones were asked for.
+# Label of what clients made up: methods, and models once too many different ones were asked for.
 OTHER = "__other__"
+_METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 
 
 class Histogram:
@@ -124,14 +125,15 @@ class RequestMetrics:
         """template: path of the route as it was declared, such as `/v2/models/{model_name}/infer`."""
         counters = self._routes.get((method, template, status))
         if counters is None:
-            counters = self._routes[method, template, status] = RouteCounters()
+            key = (_known(method), template, status)
+            counters = self._routes.setdefault(key, RouteCounters())
         return counters
 
     def in_progress(self, method: str) -> Gauge:
         """Requests that are being answered."""
         gauge = self._in_progress.get(method)
         if gauge is None:
-            gauge = self._in_progress[method] = Gauge()
+            gauge = self._in_progress.setdefault(_known(method), Gauge())
         return gauge
 
     def batch_queue(self, name: str, version: str) -> Histogram:
@@ -212,6 +214,10 @@ class RequestMetrics:
         for method, gauge in list(self._in_progress.items()):
             in_progress.add_metric((method, self.app_name), gauge.value)
         yield in_progress
+
+
+def _known(method: str) -> str:
+    return method if method in _METHODS else OTHER
 
 
 def _histogram(
