@@ -20,7 +20,7 @@ from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, RequestInput
 
 # No deadline: machines that run tests are busy.
-settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
@@ -34,6 +34,7 @@ datetimes = st.datetimes(
     max_value=datetime(2200, 1, 1),
     timezones=st.none() | st.builds(timezone, st.integers(-720, 720).map(lambda m: timedelta(minutes=m))),
 )
+any_object: st.SearchStrategy[Any] = texts | binaries | st.none()
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 
@@ -45,7 +46,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 def arrays(datatype: str) -> st.SearchStrategy[Any]:
-    """Arrays of the dtype of a numeric datatype: any shape, NaN, infinities and the largest numbers among them."""
+    """Arrays of the dtype of a numeric datatype: any shape; NaN, infinities and the largest numbers too."""
     return hnp.arrays(DTYPES[datatype], shapes)
 
 
@@ -59,7 +60,7 @@ def text_arrays(draw: st.DrawFn) -> Any:
 
 
 @st.composite
-def object_arrays(draw: st.DrawFn, elements: st.SearchStrategy[Any] = texts | binaries | st.none()) -> Any:
+def object_arrays(draw: st.DrawFn, elements: st.SearchStrategy[Any] = any_object) -> Any:
     """Arrays of Python objects."""
     shape = draw(shapes)
     flat = np.empty(int(np.prod(shape)), dtype=object)
@@ -75,7 +76,9 @@ def _numbers(rows: int) -> st.SearchStrategy[Any]:
     return st.sampled_from(NUMERIC).flatmap(lambda name: hnp.arrays(DTYPES[name], rows)).map(pd.Series)
 
 
-_pieces: st.SearchStrategy[Any] = st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+_pieces: st.SearchStrategy[Any] = st.integers(-(2**40), 2**40) | st.floats(
+    allow_nan=False, allow_infinity=False
+)
 _nested: st.SearchStrategy[Any] = st.lists(_pieces | texts, max_size=3) | st.dictionaries(
     texts, _pieces | texts, max_size=2
 )

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from mlserver.batching.merge import fits, merge, rows_of
+from mlserver.cloudevents import CLOUDEVENTS_HEADER_TYPE, CLOUDEVENTS_HEADERS, CloudEventsTypes
 from mlserver.context import model_context, request_id_var
 from mlserver.errors import InferenceError, InvalidRequest, MLServerError
 from mlserver.logging import logger
@@ -84,10 +85,11 @@ class Executor:
         self.stages = Stages()
         batching = settings.max_batch_size > 1
         self.merges = promises(model, "rows_independent") or batching
-        self.max_rows = settings.max_batch_size if batching else _UNLIMITED_ROWS
+        self.max_rows = settings.max_batch_size if batching else _MOST_ROWS
         # Rows that are independent do not care who asked; any other code may read the headers.
         self._merge_across_headers = promises(model, "rows_independent")
         self._events = request_events
+        self._response_events = {**request_events, CLOUDEVENTS_HEADER_TYPE: CloudEventsTypes.Response.value}
 
     async def run(self, calls: Sequence[Call]) -> list[Reply]:
         """One reply for each call, in order. Never raises for what a caller or the model did wrong."""
@@ -107,16 +109,18 @@ class Executor:
         request = wire.decode_request(call.body)
         if request.id is None:
             request.id = generate_uuid()
-        self._show_headers(request, call, request.id)
+        self._show_headers(request, {**call.headers, **self._events}, request.id)
 
         async def requests() -> AsyncIterator[InferenceRequest]:
             yield request
 
         with model_context(self.model.settings):
-            async for response in self.model.predict_stream(requests()):
+            async for item in self.model.predict_stream(requests()):
+                response = _checked(item, self.model)
                 response.id = request.id
-                if response.parameters is None:
-                    response.parameters = Parameters()
+                # There is no other place for headers: those of HTTP have long been sent.
+                own = response.parameters.headers if response.parameters is not None else None
+                self._show_headers(response, {**(own or {}), **self._response_events}, request.id)
                 yield wire.encode_response(response)
 
     # decode
@@ -131,15 +135,16 @@ class Executor:
         work.id = generate_uuid() if request.id is None else request.id
         return True
 
-    def _show_headers(self, request: InferenceRequest, call: Call, request_id: str | None) -> None:
-        """The transport's headers, and those of CloudEvents, as the model sees them."""
-        headers = {**call.headers, **self._events}
+    def _show_headers(
+        self, message: InferenceRequest | InferenceResponse, headers: dict[str, Any], request_id: str | None
+    ) -> None:
+        """The transport's headers, and those of CloudEvents, in place of any that the message brought."""
         if request_id:
             headers["Ce-Id"] = headers["Ce-Requestid"] = request_id
-        if request.parameters is None:
-            force_setattr(request, "parameters", Parameters(headers=headers))
+        if message.parameters is None:
+            force_setattr(message, "parameters", Parameters(headers=headers))
         else:
-            request.parameters.headers = headers
+            message.parameters.headers = headers
 
     # group and merge
 
@@ -179,14 +184,14 @@ class Executor:
                 request = last.request
                 force_setattr(request, "id", last.id)
                 request_id_var.set(last.id)
-                self._show_headers(request, last.call, last.id)
+                self._show_headers(request, {**last.call.headers, **self._events}, last.id)
             else:
                 request = merge([work.request for work in group])
-                self._show_headers(request, last.call, None)
+                self._show_headers(request, {**last.call.headers, **self._events}, None)
             response = _checked(await self.model.predict(request), self.model)
             predicted = time.perf_counter()
             self._encode(group, response)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             if len(group) > 1:
                 half = len(group) // 2
                 await self._answer(group[:half])
@@ -208,7 +213,9 @@ class Executor:
             work.reply = Reply(200, body, work.id, headers)
 
 
-_UNLIMITED_ROWS = 1 << 62
+_EVENTS = frozenset(name.lower() for name in CLOUDEVENTS_HEADERS)
+# Beyond this many rows company saves nothing, and the first would wait for the last.
+_MOST_ROWS = 1024
 # Headers that differ between requests of one client and steer no model.
 _INCIDENTAL = frozenset(("content-length", "x-request-id", "traceparent", "tracestate"))
 
@@ -232,6 +239,9 @@ def _take_headers(response: InferenceResponse) -> dict[str, Any] | None:
         force_setattr(response, "parameters", Parameters())
         return None
     headers, parameters.headers = parameters.headers, None
+    if headers:
+        # A model may hand back the headers that it was shown; these are for the server to set.
+        headers = {key: value for key, value in headers.items() if str(key).lower() not in _EVENTS}
     return headers
 
 

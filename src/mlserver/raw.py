@@ -136,7 +136,8 @@ def unpack_array(elem: Tensor, raw: Buffer) -> Array:
             f"'{elem.name}': {_name_of(elem.datatype)} {list(elem.shape)} needs {need} bytes, got {got}"
         )
     if dtype.kind == "b":  # any byte but 0 is true, which numpy expects to be 1
-        return (np.frombuffer(raw, dtype=np.uint8) != 0).reshape(elem.shape)
+        truths: Array = np.frombuffer(raw, dtype=np.uint8) != 0
+        return truths.reshape(elem.shape)
     return np.frombuffer(raw, dtype=dtype).reshape(elem.shape)
 
 

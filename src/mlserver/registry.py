@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from mlserver.errors import ModelNotFound
 from mlserver.logging import logger
+from mlserver.memory import collect_frozen
 from mlserver.model import MLModel
 from mlserver.replica import Replica
 from mlserver.types import State
@@ -68,6 +70,8 @@ class ModelRegistry:
         self._make_replica = make_replica
         self._versions: dict[str, dict[str | None, LoadedModel]] = {}
         self._defaults: dict[str, LoadedModel] = {}
+        self._loads: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._closing = False
         self.age = 0  # counts the changes of what `find` finds
         # Models that were to be loaded and could not be: name and version to the reason.
         self.failures: dict[tuple[str, str | None], str] = {}
@@ -83,7 +87,7 @@ class ModelRegistry:
             raise ModelNotFound(name, version or None)
         return loaded
 
-    def all(self) -> Iterable[LoadedModel]:
+    def all(self) -> list[LoadedModel]:
         return [loaded for versions in self._versions.values() for loaded in versions.values()]
 
     def versions(self, name: str) -> list[LoadedModel]:
@@ -91,8 +95,9 @@ class ModelRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that should answer can. A model that failed its first load should have."""
-        return not self.failures and all(loaded.ready for loaded in self.all())
+        """Whether every loaded model can answer. Where none is loaded, none must have failed to load."""
+        loaded = self.all()
+        return all(model.ready for model in loaded) if loaded else not self.failures
 
     async def get_model(self, name: str, version: str | None = None) -> MLModel:
         model = self.find(name, version).model
@@ -111,33 +116,40 @@ class ModelRegistry:
     async def load(self, settings: ModelSettings) -> MLModel:
         """Load a model, or reload one that is loaded already; the old copy serves until the new one is ready.
 
-        Raises what the model's code raises; a copy that serves already goes on serving.
+        Loads of one version wait for each other. Raises what the model's code raises, when a copy that serves already goes on
+        serving; ModelNotFound when the model was unloaded meanwhile.
         """
+        lock = self._loads.setdefault((settings.name, settings.version), asyncio.Lock())
+        async with lock:
+            return await self._load(settings)
+
+    async def _load(self, settings: ModelSettings) -> MLModel:
         new = LoadedModel(settings, self._make_replica(settings))
-        old = self._versions.get(settings.name, {}).get(settings.version)
+        old = self._registered(new)
         if old is None:
             self._put(new)
         try:
             new.model = await new.replica.load()
-            if old is None and self._versions.get(new.name, {}).get(new.version) is not new:
+            try:
+                if self._registered(new) is not (old or new):
+                    raise ModelNotFound(new.name, new.version)
+                for hook in self.on_loaded:
+                    await hook(new, old)
+            except BaseException:
                 await new.replica.close()
-                raise ModelNotFound(new.name, new.version)  # it was unloaded while it was loading
-            for hook in self.on_loaded:
-                await hook(new, old)
+                raise
         except BaseException as exc:
-            if self._versions.get(new.name, {}).get(new.version) is new:
+            if self._registered(new) is new:
                 self._drop(new)
                 if not isinstance(exc, asyncio.CancelledError):
                     self.failures[new.name, new.version] = f"{type(exc).__name__}: {exc}"
             raise
         new.state = State.READY if new.model.ready else State.UNKNOWN
-        # A copy that was swapped in meanwhile by another load of the same version gives way, too.
-        current = self._versions.get(settings.name, {}).get(settings.version)
         self._put(new)
         self.failures.pop((new.name, new.version), None)
         logger.info("Loaded model '%s' successfully.", describe(settings))
-        if current is not None and current is not new:
-            await self._retire(current, new)
+        if old is not None:
+            await self._retire(old, new)
         return new.model
 
     async def unload(self, name: str) -> None:
@@ -164,7 +176,12 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Unload everything."""
+        self._closing = True
         await asyncio.gather(*(self.unload(name) for name in list(self._versions)), return_exceptions=True)
+
+    def _registered(self, loaded: LoadedModel) -> LoadedModel | None:
+        """What is registered under its name and version."""
+        return self._versions.get(loaded.name, {}).get(loaded.version)
 
     def _put(self, loaded: LoadedModel) -> None:
         self._versions.setdefault(loaded.name, {})[loaded.version] = loaded
@@ -199,6 +216,9 @@ class ModelRegistry:
         if state is State.LOADING:
             return  # its own load notices and cleans up
         await loaded.replica.close()
+        model, loaded.model = weakref.ref(loaded.model), None
+        if model() is not None and not self._closing:
+            collect_frozen()
         if successor is None:
             logger.info("Unloaded model '%s' successfully.", describe(loaded.settings))
 

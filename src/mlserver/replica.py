@@ -14,12 +14,13 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserver.context import model_context
-from mlserver.errors import QueueFull
-from mlserver.executor import Call, Executor, Reply
+from mlserver.errors import ModelNotFound, QueueFull
+from mlserver.executor import Call, Executor, Reply, describe
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
 
@@ -76,6 +77,7 @@ class Replica:
         self._waiting: deque[Waiting] = deque()
         self._done: deque[tuple[Waiting, Reply]] = deque()
         self._in_flight = 0
+        self._closed = False
         self._idle: asyncio.Future[None] | None = None
         self._turn_scheduled = False
         self._take_scheduled = False
@@ -88,16 +90,14 @@ class Replica:
         """Import, construct and load the model on its own loop. Raises whatever its code raises."""
         self._thread.start()
         try:
-            return await self.on_model_loop(self._load())
+            return await self._on_loop(self._load())
         except BaseException:
             await self._discard()
             raise
 
     async def _load(self) -> MLModel:
-        with model_context(self.settings):
-            model = self.settings.implementation(self.settings)
-            self._model = model
-            model.ready = bool(await model.load())
+        model = self._model = self.settings.implementation(self.settings)
+        model.ready = bool(await model.load())
         self._executor = Executor(model, self._request_events)
         self._inline = promises(model, "inline")
         return model
@@ -105,30 +105,60 @@ class Replica:
     async def close(self) -> None:
         """Finish what is in flight, unload the model, end its thread."""
         if self._in_flight:
-            self._idle = self._front.create_future()
+            self._idle = self._idle or self._front.create_future()
             await self._idle
         await self._discard()
 
     async def _discard(self) -> None:
+        self._closed = True
         model, self._model = self._model, None
         if model is not None:
             try:
-                with model_context(self.settings):
-                    model.ready = not await self.on_model_loop(model.unload())
+                model.ready = not await self._on_loop(model.unload())
             except Exception:
                 logger.exception("unload() of model '%s' failed", self.settings.name)
+        self._executor = None
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run_loop(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        loop = self._loop
+        asyncio.set_event_loop(loop)
         try:
-            self._loop.run_forever()
+            loop.run_forever()
         finally:
-            self._loop.close()
+            # What the model left behind ends with it.
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            loop.close()
 
-    def on_model_loop(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Run a coroutine of the model's where all its code runs."""
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+    async def on_model_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the model's where all its code runs. The model stays until it has ended."""
+        if self._closed:
+            coroutine.close()
+            raise ModelNotFound(self.settings.name, self.settings.version)
+        with self._at_work():
+            return await self._on_loop(coroutine)
+
+    def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        with model_context(self.settings):  # which the coroutine inherits
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_contained(coroutine), self._loop))
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._work_done()
+
+    def _work_done(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     # Calls
 
@@ -177,6 +207,8 @@ class Replica:
                 run.send(None)
             except StopIteration as done:
                 replies: list[Reply] = done.value
+            except asyncio.CancelledError as exc:
+                replies = [_cut_short(waiting, exc) for waiting in batch]
             else:
                 run.close()
                 logger.warning(
@@ -223,8 +255,8 @@ class Replica:
         wanted = [waiting for waiting in batch if not waiting.left]
         try:
             replies = await self._executor.run([waiting.call for waiting in wanted]) if wanted else []
-        except asyncio.CancelledError:
-            replies = [Reply(499, b"")] * len(wanted)
+        except asyncio.CancelledError as exc:
+            replies = [_cut_short(waiting, exc) for waiting in wanted]
         finally:
             self._thread_runs -= 1
         if self._inline:
@@ -245,49 +277,76 @@ class Replica:
             self._settle(*self._done.popleft())
 
     def _settle(self, waiting: Waiting, reply: Reply) -> None:
-        self._in_flight -= 1
         waiting.task = None
-        if not waiting.left:
-            waiting.settle(reply)
-        if not self._in_flight and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        try:
+            if not waiting.left:
+                waiting.settle(reply)
+        finally:
+            self._work_done()
 
     # Streams
 
-    async def stream(self, call: Call) -> AsyncIterator[bytes]:
-        """The replies to a streaming call, each one JSON body. Closing the iterator cancels the model's side."""
-        assert self._executor is not None
-        queue: asyncio.Queue[Any] = asyncio.Queue(_STREAM_AHEAD)
-        pump = asyncio.run_coroutine_threadsafe(self._pump(self._executor.stream(call), queue), self._loop)
-        self._in_flight += 1
-        try:
-            while True:
-                item = await queue.get()
-                if item is _END:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            pump.cancel()
-            self._in_flight -= 1
-            if not self._in_flight and self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
+    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """The replies to a streaming call, each one JSON body. Closing the generator cancels the model's side."""
+        if self._executor is None:
+            raise ModelNotFound(self.settings.name, self.settings.version)
+        return self.iterate(self._executor.stream(call))
 
-    async def _pump(self, replies: AsyncIterator[bytes], queue: asyncio.Queue[Any]) -> None:
+    async def iterate(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """The items of a generator of the model's, which runs where all its code runs. Closing this closes that."""
+        queue: asyncio.Queue[Any] = asyncio.Queue(_STREAM_AHEAD)
+        wanted = True
+
         async def put(item: Any) -> None:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(queue.put(item), self._front))
 
-        try:
-            async for reply in replies:
-                await put(reply)
-        except Exception as exc:
-            await put(exc)
-        else:
-            await put(_END)
+        async def pump() -> None:
+            end: Any = _END
+            try:
+                async for item in items:
+                    await put(item)
+            except BaseException as exc:
+                end = exc
+            if wanted:
+                await put(end)
+            elif isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        if self._closed:
+            raise ModelNotFound(self.settings.name, self.settings.version)
+        with self._at_work():
+            with model_context(self.settings):
+                pumping = asyncio.run_coroutine_threadsafe(pump(), self._loop)
+            try:
+                while (item := await queue.get()) is not _END:
+                    if isinstance(item, Exception):
+                        raise item
+                    if isinstance(item, BaseException):
+                        raise RuntimeError(f"the stream was ended by {item!r}") from item
+                    yield item
+            finally:
+                wanted = False
+                pumping.cancel()
 
 
 _END = object()
+
+
+async def _contained(coroutine: Coroutine[Any, Any, T]) -> T:
+    """A model that calls `sys.exit()` has failed; its thread, and who waits for it, live on."""
+    try:
+        return await coroutine
+    except SystemExit as exc:
+        raise RuntimeError(f"the model called sys.exit({exc.code!r})") from exc
+
+
+def _cut_short(waiting: Waiting, exc: asyncio.CancelledError) -> Reply:
+    """The reply to a call that was cancelled: because its caller left, or by the model's own code."""
+    if waiting.left:
+        return Reply(499, b"")
+    error = RuntimeError("predict() was cancelled")
+    error.__cause__ = exc
+    return Reply(*describe(error))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Sequence
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import StartError
 from mlserver.logging import configure_logger, logger
-from mlserver.memory import keep_blocks_warm
+from mlserver.memory import freeze_what_stays, keep_blocks_warm
 from mlserver.metrics import RequestMetrics, configure_metrics
 from mlserver.registry import ModelRegistry
 from mlserver.replica import Replica
@@ -86,7 +85,7 @@ class MLServer:
             self.listening.set()
             if await self._load(models_settings):
                 self.service.starting = False
-                self._stay_young()
+                freeze_what_stays()
                 await self._stop_requested.wait()
         finally:
             self.service.stopping = True
@@ -128,12 +127,6 @@ class MLServer:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=1.0)
-
-    @staticmethod
-    def _stay_young() -> None:
-        """What is loaded now stays: the collector need not look at it again and again."""
-        gc.collect()
-        gc.freeze()
 
     def _handle_signals(self) -> None:
         for name in _SIGNALS:

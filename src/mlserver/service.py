@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
@@ -122,7 +123,7 @@ class Service:
             raise
         return inference
 
-    async def infer_stream(self, target: Target, call: Call) -> AsyncIterator[bytes]:
+    async def infer_stream(self, target: Target, call: Call) -> AsyncGenerator[bytes, None]:
         """The model's replies to one request, each a JSON body.
 
         Raises what `infer` raises, and MLServerError when the model fails, before the first reply or later.
@@ -135,8 +136,9 @@ class Service:
         started = _now()
         succeeded = False
         try:
-            async for reply in replica.stream(call):
-                yield reply
+            async with aclosing(replica.stream(call)) as replies:
+                async for reply in replies:
+                    yield reply
             succeeded = True
         except MLServerError:
             raise

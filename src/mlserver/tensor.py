@@ -197,6 +197,10 @@ class TensorData:
         return np.array(self._array.ravel() if flat else self.root, dtype=dtype)  # type: ignore[union-attr]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._reread is None and self._array is not None:
+            return TensorData.from_array, (self._array,)
+        if self._json is not None:
+            return TensorData.from_json, (bytes(self._json),)
         return TensorData, (self.root,)
 
     def model_dump(self, **kwargs: Any) -> Any:
@@ -351,19 +355,26 @@ def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
 
 def _from_values(values: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
     try:
-        if dtype.kind == "f":
-            if dtype.itemsize == 8:
-                return np.array(values, dtype=dtype)
-            with np.errstate(over="ignore"):
-                return np.array(values, dtype=dtype)
-        if dtype.kind == "b":
-            # Text in a BOOL tensor would be true whatever it says.
-            if any(isinstance(value, (str, bytes)) for value in flatten(values)):
-                raise ValueError("text is not a boolean")
-            return np.array(values, dtype=dtype)
-        return _integers(values, dtype)
-    except (ValueError, TypeError, OverflowError) as exc:
+        return _convert(values, dtype)
+    except _MISFITS as exc:
         raise CodecError(f"{_first_misfit(values, datatype, dtype)} ({exc})") from exc
+
+
+_MISFITS = (ValueError, TypeError, OverflowError)
+
+
+def _convert(values: Any, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "f":
+        if dtype.itemsize == 8:
+            return np.array(values, dtype=dtype)
+        with np.errstate(over="ignore"):
+            return np.array(values, dtype=dtype)
+    if dtype.kind == "b":
+        # Text in a BOOL tensor would be true whatever it says.
+        if any(isinstance(value, (str, bytes)) for value in flatten(values)):
+            raise ValueError("text is not a boolean")
+        return np.array(values, dtype=dtype)
+    return _integers(values, dtype)
 
 
 def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
@@ -372,27 +383,50 @@ def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
         return array
     if array.dtype.kind in "US":
         array = array.astype(np.uint64 if dtype == np.uint64 else np.int64)
-    elif array.dtype == object or array.dtype.kind == "b":
-        return np.array(values, dtype=dtype)
+    elif array.dtype == object:
+        numbers = [int(value) for value in array.ravel().tolist()]
+        _check_range(min(numbers), max(numbers), dtype)
+        return np.array(numbers, dtype=dtype).reshape(array.shape)
+    elif array.dtype.kind == "b":
+        return array.astype(dtype)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ValueError("not a finite number")
         array = np.trunc(array)
-        if array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
-            raise OverflowError("out of range")
+        if array.size:
+            _check_range(int(array.min()), int(array.max()), dtype)
         # Mixed lists of large integers and floats lose digits as floats; numpy converts those one by one.
         return np.array(values, dtype=dtype) if array.ndim == 1 and array.size else array.astype(dtype)
-    if array.size and (int(array.min()) < np.iinfo(dtype).min or int(array.max()) > np.iinfo(dtype).max):
-        raise OverflowError("out of range")
+    if array.size:
+        _check_range(int(array.min()), int(array.max()), dtype)
     return array.astype(dtype)
 
 
+def _check_range(least: int, most: int, dtype: np.dtype[Any]) -> None:
+    limits = np.iinfo(dtype)
+    if least < limits.min or most > limits.max:
+        raise OverflowError("out of range")
+
+
 def _first_misfit(values: Any, datatype: str, dtype: np.dtype[Any]) -> str:
-    for index, value in enumerate(flatten(values)):
-        try:
-            with np.errstate(over="ignore"):
-                np.array([value], dtype=dtype)
-        except (ValueError, TypeError, OverflowError):
-            shown = repr(value)
-            return f"element {index} is {shown[:60] + '…' if len(shown) > 60 else shown}, which is no {datatype}"
-    return f"the values are no tensor of {datatype}"
+    elements = values.ravel().tolist() if isinstance(values, np.ndarray) else flatten(values)
+    low, high = 0, len(elements)  # a search by halves: one by one would take seconds for a large tensor
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _fits(elements[low:middle], dtype):
+            low = middle
+        else:
+            high = middle
+    if not elements or _fits(elements[low : low + 1], dtype):
+        return f"the values are no tensor of {datatype}"
+    shown = repr(elements[low])
+    shown = shown[:60] + "…" if len(shown) > 60 else shown
+    return f"element {low} is {shown}, which is no {datatype}"
+
+
+def _fits(elements: list[Any], dtype: np.dtype[Any]) -> bool:
+    try:
+        _convert(elements, dtype)
+    except _MISFITS:
+        return False
+    return True

@@ -121,7 +121,11 @@ def test_arrays_of_bytes_as_raw_bytes(array: Any) -> None:
     assert decoded.tolist() == batched(array).tolist()
 
 
-@given(elements=st.lists(st.binary(min_size=1, max_size=4).filter(lambda raw: not raw.endswith(b"\0")), min_size=2))
+@given(
+    elements=st.lists(
+        st.binary(min_size=1, max_size=4).filter(lambda raw: not raw.endswith(b"\0")), min_size=2
+    )
+)
 def test_fixed_width_arrays(elements: list[bytes]) -> None:
     array = np.array(elements)
     decoded = NumpyCodec.decode_input(NumpyCodec.encode_input("x", array))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from mlserver import types
+from mlserver.tensor import DATATYPES
 from mlserver.types import (
     Datatype,
     InferenceRequest,
@@ -29,10 +30,28 @@ from mlserver.types import (
     TensorData,
 )
 
-NAMES = """MetadataServerResponse MetadataServerErrorResponse Datatype MetadataTensor MetadataModelErrorResponse
-Parameters TensorData RequestInput RequestOutput ResponseOutput InferenceRequest InferenceResponse
-InferenceErrorResponse MetadataModelResponse RepositoryIndexRequest RepositoryIndexResponse
-RepositoryIndexResponseItem State RepositoryLoadErrorResponse RepositoryUnloadErrorResponse""".split()
+NAMES = [
+    "MetadataServerResponse",
+    "MetadataServerErrorResponse",
+    "Datatype",
+    "MetadataTensor",
+    "MetadataModelErrorResponse",
+    "Parameters",
+    "TensorData",
+    "RequestInput",
+    "RequestOutput",
+    "ResponseOutput",
+    "InferenceRequest",
+    "InferenceResponse",
+    "InferenceErrorResponse",
+    "MetadataModelResponse",
+    "RepositoryIndexRequest",
+    "RepositoryIndexResponse",
+    "RepositoryIndexResponseItem",
+    "State",
+    "RepositoryLoadErrorResponse",
+    "RepositoryUnloadErrorResponse",
+]
 
 
 def tensor(**kwargs: Any) -> RequestInput:
@@ -117,9 +136,7 @@ def test_every_missing_field_is_named() -> None:
 
 
 def test_datatype() -> None:
-    assert [member.name for member in Datatype] == (
-        "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES".split()
-    )
+    assert [member.name for member in Datatype] == list(DATATYPES)
     assert all(member.value == member.name for member in Datatype)
     assert Datatype.FP32 != "FP32"
     assert str(Datatype.FP32) == "Datatype.FP32"

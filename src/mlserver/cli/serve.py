@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 
 from mlserver.errors import MLServerError, StartError
 from mlserver.logging import configure_logger, logger
+from mlserver.memory import calm_collector
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings, describe_invalid
 from mlserver.utils import AsyncManager, EventLoopBackend
@@ -72,6 +73,7 @@ def _check_folder(folder: str) -> None:
 def start_server(folder: str) -> None:
     """Serve `folder` until a signal ends it. Ends the process with an error line when it cannot start."""
     configure_logger()
+    calm_collector()
     debug = os.environ.get("MLSERVER_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
     async def serve() -> None:

@@ -242,11 +242,17 @@ class _Registry(Generic[C]):
 
 
 def without_none(type_hint: Any) -> Any:
-    """`T` for `Optional[T]`, `T | None` and `Annotated[T, ...]`; any other hint as it is."""
+    """`T` for `Optional[T]`, `T | None`, `Annotated[T, ...]` and an alias of T; any other hint as it is."""
+    alias_of = getattr(type_hint, "__value__", None)
+    if alias_of is not None:
+        arguments = typing.get_args(type_hint) if getattr(alias_of, "__parameters__", ()) else ()
+        return without_none(alias_of[arguments] if arguments else alias_of)
     if typing.get_origin(type_hint) is typing.Annotated:
         return without_none(typing.get_args(type_hint)[0])
     if typing.get_origin(type_hint) in _UNIONS:
         members = tuple(member for member in typing.get_args(type_hint) if member is not type(None))
+        if len(members) == 1:
+            return without_none(members[0])
         return Union[members]  # noqa: UP007 - members are known at run time only
     return type_hint
 

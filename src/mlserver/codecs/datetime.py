@@ -67,7 +67,7 @@ def _to_datetime(name: str, index: int, element: Any) -> datetime | None:
     if element is None:
         return None
     try:
-        text = element if isinstance(element, str) else bytes(element).decode("ascii")
+        text = element.decode("ascii") if isinstance(element, bytes) else element
         try:
             return datetime.fromisoformat(text)
         except ValueError:

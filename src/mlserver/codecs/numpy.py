@@ -26,6 +26,10 @@ __all__ = ["NumpyCodec", "NumpyRequestCodec", "convert_nan", "to_datatype", "to_
 
 Array = npt.NDArray[Any]
 
+# Arrays of texts may take this many times the room of the texts themselves, or this much at all.
+_TIMES_WIDER: Final = 8
+_FEW_BYTES: Final = 2**20
+
 _DATATYPES: Final[dict[Any, str]] = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -189,7 +193,7 @@ def _bytes_to_array(values: Any, shape: Any) -> Array:
     if not isinstance(values, list):
         return _to_objects(values if isinstance(values, tuple) else [values])
     if all(isinstance(value, str) for value in values):
-        return _to_objects(values) if _any_ends_in("\0", values) else np.array(values, dtype=str)
+        return _of_fixed_width(values, str, "\0")
     if all(isinstance(value, bytes) for value in values):
         return _split_bytes(values, shape)
     return _to_objects(flatten(values))
@@ -201,23 +205,29 @@ def _split_bytes(values: list[bytes], shape: Any) -> Array:
     if -1 not in shape:
         count = count_elements(shape)
     if len(values) == count:
-        return _to_objects(values) if _any_ends_in(b"\0", values) else np.array(values, dtype=bytes)
+        return _of_fixed_width(values, bytes, b"\0")
     joined = b"".join(values)
     if len(values) == 1:
-        width, rest = divmod(len(joined), count) if count else (0, len(joined))
+        width, rest = divmod(len(joined), count) if joined and count else (1, len(joined) + count)
     else:
         width = shape[-1] if shape else 0
         rest = sum(len(value) % width for value in values) if width > 0 else -1
     if rest or width * count != len(joined):
         raise InvalidTensor(f"shape {list(shape)} has {count} elements, but {len(values)} values were given")
-    if width == 0:
-        return np.zeros(count, dtype="S1")
     return np.frombuffer(joined, dtype=("S", width))
 
 
-def _any_ends_in(nul: Any, values: list[Any]) -> bool:
-    """numpy drops NULs at the end of text and bytes."""
-    return any(value.endswith(nul) for value in values)
+def _of_fixed_width(values: list[Any], dtype: type, nul: Any) -> Array:
+    """An array of dtype `U` or `S`, or of objects where that would lose NULs at the end or waste memory.
+
+    Each element of `U` and `S` takes as much as the widest: a single long one could take all there is.
+    """
+    widest = max(map(len, values), default=0) * len(values)
+    if widest > _FEW_BYTES and widest > _TIMES_WIDER * sum(map(len, values)):
+        return _to_objects(values)
+    if any(value.endswith(nul) for value in values):
+        return _to_objects(values)
+    return np.array(values, dtype=dtype)
 
 
 def _to_objects(values: Any) -> Array:

@@ -53,7 +53,11 @@ def create_app(
         _get("/v2/models", endpoints.models),
         *(_get(prefix, endpoints.model_metadata) for prefix in (model, versioned)),
         *(_get(f"{prefix}/ready", endpoints.model_ready) for prefix in (model, versioned)),
-        *(_post(f"{prefix}/{name}", endpoints.infer) for prefix in (model, versioned) for name in ("infer", "generate")),
+        *(
+            _post(f"{prefix}/{name}", endpoints.infer)
+            for prefix in (model, versioned)
+            for name in ("infer", "generate")
+        ),
         *(
             _post(f"{prefix}/{name}_stream", endpoints.infer_stream)
             for prefix in (model, versioned)
@@ -109,7 +113,9 @@ def _post(path: str, endpoint: Endpoint) -> Route:
 async def _http_error(request: Request, exc: Exception) -> PlainResponse:
     assert isinstance(exc, HTTPException)
     # `detail` is what clients of older servers read.
-    return Response({"error": exc.detail, "detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
+    return Response(
+        {"error": exc.detail, "detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {})
+    )
 
 
 async def _service_error(request: Request, exc: Exception) -> PlainResponse:

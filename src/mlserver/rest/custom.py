@@ -119,7 +119,9 @@ async def _invalid(request: Request, exc: Any) -> PlainResponse:
 
 
 async def _http_error(request: Request, exc: Any) -> PlainResponse:
-    return Response({"error": exc.detail, "detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
+    return Response(
+        {"error": exc.detail, "detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {})
+    )
 
 
 async def _reraise(request: Request, exc: Exception) -> PlainResponse:

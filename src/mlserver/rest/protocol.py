@@ -1,14 +1,19 @@
 """HTTP/1.1 on asyncio: one connection, from bytes to bytes.
 
-Inference takes the fast lane: a parsed head is looked up, not parsed, when the same bytes were parsed before (a client sends the
-same head again and again); the body goes to the service as it came; the reply is one write. No task, no ASGI cycle. Any other
-request runs the ASGI application in a task of its own.
+Inference takes the fast lane: a head is looked up, not parsed, when the same bytes were parsed before (a
+client sends the same head again and again); the body goes to the service as it came; the reply is one
+write. No task, no ASGI cycle. Any other request runs the ASGI application in a task of its own.
 
-llhttp (through httptools) parses heads and chunked bodies and is strict; what it lets pass and we do not is refused in
-`_on_head`. One request is answered at a time on each connection; what a client pipelines waits its turn.
+A head is read to its end before anybody says what it means, so that its meaning depends on its bytes alone:
+not on how they were cut into packets, not on what came before. A remembered head is worth as much as a
+parsed one. llhttp (through httptools) parses heads and is strict; what it lets pass and we do not is
+refused in `parse_head`.
 
-Deadlines are kept as numbers and enforced by one sweep over all connections (server.py), since a timer a request would cost more
-than the request.
+One request is answered at a time on each connection; what a client pipelines waits its turn. A client that
+does not read its answers is not read either.
+
+Deadlines are kept as numbers and enforced by one sweep over all connections (server.py), since a timer a
+request would cost more than the request.
 """
 
 from __future__ import annotations
@@ -16,17 +21,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import httptools
 
-from mlserver.errors import MLServerError
 from mlserver.executor import Call, Reply, describe
+from mlserver.rest.chunked import BadChunk, ChunkedBody
 from mlserver.rest.compression import DecompressionError, compress, decompress
 from mlserver.wire.json import encode_error
 
@@ -34,11 +39,13 @@ if TYPE_CHECKING:
     from mlserver.rest.server import HttpServer
     from mlserver.service import Inference, Target
 
-__all__ = ["Head", "HttpProtocol", "InferRoute"]
+__all__ = ["Head", "HttpProtocol", "InferRoute", "Refusal", "accepts_gzip", "parse_head"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-ASGIApp = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 access_log = logging.getLogger("mlserver.rest")
@@ -46,8 +53,9 @@ _now = time.monotonic
 
 # Bytes that may wait behind a request that is being answered before the connection stops reading.
 _READ_AHEAD = 64 * 1024
-# Bodies above this size are compressed and decompressed off the loop.
+# Bodies above this size are compressed off the loop, and decompressed where it takes more than a moment.
 _LARGE = 64 * 1024
+_LARGE_COMPRESSED = 1024
 _NEVER = math.inf
 
 STATUS_LINES = {status: f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -82,6 +90,7 @@ class Head:
         "infer",
         "keep_alive",
         "method",
+        "plain",
         "raw_headers",
         "target",
         "version",
@@ -92,10 +101,11 @@ class Head:
     version: str
     raw_headers: list[tuple[bytes, bytes]]
     headers: dict[str, str]
-    content_length: int | None
+    content_length: int  # 0 for a body in chunks
     chunked: bool
     content_encoding: str
     keep_alive: bool
+    plain: bool  # HTTP/1.1 that is kept alive: its answers need not speak of the connection
     expects_continue: bool
     accepts_gzip: bool
     infer: InferRoute | None
@@ -109,85 +119,195 @@ class Refusal(Exception):
         self.status = status
 
 
+# Heads
+
+_BEGINS_LIKE_A_REQUEST = re.compile(rb"(?:[A-Z-]{1,32}(?: |\Z)|\r?\Z)")
+_REQUEST_LINE = re.compile(rb"[A-Z-]{1,32} [^ \r\n]+ HTTP/([0-9]\.[0-9])\r\n")
+# Control characters, a CR or LF without the other, and a line that continues the one above.
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n|\n[ \t]")
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
+_HOST = re.compile(r"[\w.~:\[\]%!$&'()*+,;=-]*", re.ASCII)
+
+
+class _Fields:
+    """What llhttp finds in a head."""
+
+    __slots__ = ("complete", "headers", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def check_start(data: bytes, checked: int) -> None:
+    """Refuse what cannot be the beginning of a head, so that nobody waits for its end. Raises Refusal.
+
+    checked: bytes at the start that were checked before.
+    """
+    if not _BEGINS_LIKE_A_REQUEST.match(data):
+        raise Refusal(400, "not an HTTP request")
+    if _FORBIDDEN.search(data, max(checked - 2, 0)):
+        raise Refusal(400, "the request head holds a control character, a bare CR or LF, or a folded line")
+
+
+def parse_head(whole: bytes) -> Head:
+    """A head from its bytes, empty line included. Depends on nothing else. Raises Refusal.
+
+    Leaves `accepts_gzip` and `infer` to the server.
+    """
+    check_start(whole, 0)
+    line = _REQUEST_LINE.match(whole)
+    if line is None:
+        raise Refusal(400, "the request line is not `METHOD target HTTP/1.1`")
+    version = line[1].decode()
+    if version not in ("1.1", "1.0"):
+        raise Refusal(505, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
+    fields = _Fields()
+    parser = httptools.HttpRequestParser(fields)
+    fault = None
+    try:
+        parser.feed_data(whole)
+    except httptools.HttpParserUpgrade:
+        pass  # an offer to upgrade may be passed over
+    except httptools.HttpParserInvalidMethodError as exc:
+        raise Refusal(501, "the request method is not known") from exc
+    except httptools.HttpParserError as exc:
+        fault = Refusal(400, f"not a valid HTTP/1.1 request: {exc}")
+    if not fields.complete:
+        raise fault or Refusal(400, "not a valid HTTP/1.1 request")
+    head = Head()
+    head.method = parser.get_method().decode("ascii")
+    head.version = version
+    head.target = fields.target
+    head.raw_headers = fields.headers
+    _understand(head)
+    if fault is not None:
+        raise fault
+    return head
+
+
+def _understand(head: Head) -> None:
+    """What the headers say of the message. Refuses everything that two parties could read in two ways."""
+    headers: dict[str, str] = {}
+    head.headers = headers
+    lengths, codings, hosts = [], [], []
+    connection: set[str] = set()
+    for raw_name, raw_value in head.raw_headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers.setdefault(name, value)
+        if name == "content-length":
+            lengths.append(value)
+        elif name == "transfer-encoding":
+            codings.append(value)
+        elif name == "host":
+            hosts.append(value)
+        elif name == "connection":
+            connection.update(token.strip().lower() for token in value.split(","))
+    if lengths and codings:
+        raise Refusal(400, "a request has either `Content-Length` or `Transfer-Encoding`, not both")
+    if len(lengths) > 1 or any(not (text.isascii() and text.isdigit()) for text in lengths):
+        raise Refusal(400, "`Content-Length` is not one number")
+    if codings and head.version == "1.0":
+        raise Refusal(400, "HTTP/1.0 knows no `Transfer-Encoding`")
+    if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
+        raise Refusal(501, "the only transfer coding understood is `chunked`")
+    if len(hosts) > 1 or (not hosts and head.version == "1.1"):
+        raise Refusal(400, "an HTTP/1.1 request has exactly one `Host`")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise Refusal(400, "`Host` is no host")
+    if head.method == "CONNECT":
+        raise Refusal(501, "this server is no proxy")
+    if not head.target.startswith((b"/", b"http://", b"https://")) and (
+        head.target != b"*" or head.method != "OPTIONS"
+    ):
+        raise Refusal(400, "the request target is no path")
+    head.chunked = bool(codings)
+    head.content_length = int(lengths[0]) if lengths else 0
+    head.keep_alive = "close" not in connection and (head.version == "1.1" or "keep-alive" in connection)
+    head.plain = head.keep_alive and head.version == "1.1"
+    # Other expectations are passed over, and so is this one where HTTP/1.0 has it.
+    head.expects_continue = head.version == "1.1" and headers.get("expect", "").lower() == "100-continue"
+    head.content_encoding = headers.get("content-encoding", "").lower()
+
+
 class HttpProtocol(asyncio.Protocol):
-    """One connection. `server` holds what all connections share: limits, routes, the service, the application."""
+    """One connection. `server` has what all of them share: limits, routes, the service, the application."""
 
     __slots__ = (
         "_app_run",
         "_body",
-        "_body_size",
+        "_chunks",
         "_deadline",
         "_drained",
         "_eof",
         "_head",
-        "_head_bytes",
-        "_in_head",
-        "_in_message",
         "_inference",
         "_keep",
         "_missing",
-        "_parser",
         "_pending",
-        "_queue",
-        "_raw_headers",
         "_reading_paused",
         "_request",
         "_server",
+        "_start",
         "_started",
-        "_target",
-        "_task",
         "_timeout_answer",
         "_transport",
-        "_whole_head",
+        "_unsent",
     )
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
-        self._parser: Any = None
-        # The message being read.
-        self._target = b""
-        self._raw_headers: list[tuple[bytes, bytes]] = []
+        # The message being read: the beginning of its head, or its head and the beginning of its body.
+        self._start = b""
         self._head: Head | None = None
-        self._head_bytes = 0
-        self._in_head = False
-        self._in_message = False
-        self._whole_head: bytes | None = None
         self._body: list[bytes] = []
-        self._body_size = 0
         self._missing = 0  # bytes of a body of known length that are still to come
-        # Messages that are read and wait, and bytes behind them.
-        self._queue: deque[tuple[Head, bytes]] = deque()
+        self._chunks: ChunkedBody | None = None
+        # Bytes behind the request that is being answered.
         self._pending = b""
         # The request being answered.
         self._request: Head | None = None
         self._started = 0.0
         self._inference: Inference | None = None
-        self._task: asyncio.Task[None] | None = None
         self._app_run: _AppRun | None = None
         # The connection.
-        self._keep = True
+        self._keep = True  # false: nothing more is read from it
         self._eof = False
         self._reading_paused = False
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None  # set while the client is behind with reading
+        self._unsent = 0  # what it had not read when it was last looked at
         self._deadline = _NEVER
-        self._timeout_answer: str | None = None  # what to say when the deadline passes; None closes without a word
+        self._timeout_answer: str | None = (
+            None  # what to say when the deadline passes; None closes without a word
+        )
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        if not self._server.add(self):
-            self._refuse(503, "the server has as many connections as `http_max_connections` allows")
+        reason = self._server.add(self)
+        if reason is not None:
+            self._refuse(503, reason)
             return
         self._deadline = _now() + self._server.header_timeout
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._server.remove(self)
         self._keep = False
         self._deadline = _NEVER
-        self._queue.clear()
-        self._pending = b""
+        self._pending = self._start = b""
+        self._head = self._chunks = None
+        self._body = []
         if self._request is not None:
             self._server.request_done(self._request)
             self._request = None
@@ -196,264 +316,215 @@ class HttpProtocol(asyncio.Protocol):
             self._inference = None
         if self._app_run is not None:
             self._app_run.disconnect()
+            self._app_run = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        self._server.remove(self)
 
     def eof_received(self) -> bool:
-        # A client may say that it sends no more and still wait for its answer.
+        # A client may say that it sends no more and still wait for its answers.
         self._eof = True
-        return self._request is not None
+        return self._request is not None or (self._keep and bool(self._pending))
 
     def pause_writing(self) -> None:
         self._drained = self._server.loop.create_future()
+        self._pause_reading()
 
     def resume_writing(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+        if self._request is None and self._keep:
+            self._deadline = _now() + self._server.keep_alive
+            self._continue()
+        self._resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if not self._keep:
-            return  # refused: what still comes is not read
-        if self._request is not None or self._queue:
-            self._pending = self._pending + data if self._pending else data
-            if len(self._pending) > _READ_AHEAD and not self._reading_paused:
-                self._reading_paused = True
-                self._transport.pause_reading()
-            return
-        self._read(data)
-        if self._queue and self._request is None:
-            self._next()
+        if self._request is not None or self._pending or not self._keep:
+            self._put_off(data)
+        else:
+            self._read(data)
 
     # Reading
 
+    def _put_off(self, data: bytes) -> None:
+        if not self._keep:
+            return  # refused: what still comes is not read
+        self._pending = self._pending + data if self._pending else data
+        if len(self._pending) > _READ_AHEAD:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self._drained is None and len(self._pending) <= _READ_AHEAD:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
     def _read(self, data: bytes) -> None:
-        """Take bytes of a message, up to the end of the data. Whole messages go to the queue."""
+        """Read up to the end of one message and begin to answer it. What lies behind waits in `_pending`."""
         try:
-            while data and not self._queue:
-                if self._missing:
-                    data = self._read_body(data)
-                elif self._parser is None:
-                    data = self._read_known_head(data)
-                else:
-                    data = self._parse(data)
-            self._pending = data
+            if self._head is not None:
+                self._read_body(self._head, data)
+                return
+            if self._start:
+                self._read_on(data)
+                return
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._server.heads.get(data[:end])
+            if head is None:
+                self._read_head(data, end, 0)
+                return
+            stop = end + head.content_length
+            if len(data) >= stop:
+                self._pending = data[stop:]
+                self._next(head, data[end:stop])
+            else:
+                self._begin_body(head, data[end:])
         except Refusal as refusal:
             self._refuse(refusal.status, str(refusal))
 
-    def _read_known_head(self, data: bytes) -> bytes:
-        """A message starts here. If its head was parsed before, there is nothing to parse."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end >= 4:
-            whole = data[:end]
-            head = self._server.heads.get(whole)
-            if head is not None:
-                length = head.content_length or 0
-                if len(data) - end >= length:
-                    self._queue.append((head, data[end : end + length]))
-                    return data[end + length :]
-                self._begin_body(head)
-                return data[end:]
-            self._whole_head = whole
-        self._parser = httptools.HttpRequestParser(self)
-        self._in_head = True
-        self._head_bytes = 0
-        self._deadline = _now() + self._server.header_timeout
-        self._timeout_answer = "the request head did not arrive in time (`http_header_timeout`)"
-        return self._parse(data)
+    def _read_on(self, data: bytes) -> None:
+        """More of a head that has begun."""
+        seen = len(self._start)
+        data = self._start + data
+        self._start = b""
+        self._read_head(data, data.find(b"\r\n\r\n", max(seen - 3, 0)) + 4, seen)
 
-    def _parse(self, data: bytes) -> bytes:
-        limit = self._server.max_header_size
-        if self._in_head and self._head_bytes + len(data) > limit:
-            # Only as much as a head may have, so that a long one is noticed while it is being read.
-            data, rest = data[: limit - self._head_bytes + 1], data[limit - self._head_bytes + 1 :]
-        else:
-            rest = b""
-        was_in_head = self._in_head
-        self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            # An offer to upgrade may be passed over: the parser stops behind the head, the body is read like any other.
-            self._in_message = True
-            rest = data[exc.args[0] :] + rest
-        except httptools.HttpParserCallbackError as exc:
-            if isinstance(exc.__context__, Refusal):
-                raise exc.__context__ from None
-            raise
-        except httptools.HttpParserError as exc:
-            raise Refusal(400, f"not a valid HTTP/1.1 request: {exc}") from exc
-        if self._in_head and was_in_head and self._head_bytes > limit:
-            raise Refusal(431, f"the request head is larger than `http_max_header_size` ({limit} bytes)")
-        head = self._head
-        if not self._in_message:
-            self._parser = None
-        elif head is not None and head.content_length is not None:
-            # The length is known: from here on the body needs no parser.
-            self._missing = head.content_length - self._body_size
-            self._parser = None
-            if not self._missing:
-                self._complete()
-        return rest
+    def _read_head(self, data: bytes, end: int, seen: int) -> None:
+        """A head that may be unknown.
 
-    def on_message_begin(self) -> None:
-        self._in_message = True
-        if self._queue:
-            # A second message in one read: its head is not at the start of the data, so it is not remembered.
-            self._whole_head = None
-            self._in_head = True
-            self._head_bytes = 0
-        self._target = b""
-        self._raw_headers = []
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._raw_headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        head = self._on_head()
-        self._begin_body(head)
-        if self._whole_head is not None:
+        end: where it ends; below 4 if that is yet to come. seen: how many of the bytes were here before.
+        """
+        server = self._server
+        if data.startswith(b"\r\n"):
+            # Empty lines before a request are passed over; they are no sign of life either.
+            data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]
+            if data:
+                self._read(data)
+            return
+        if (end if end >= 4 else len(data)) > server.max_header_size:
+            raise Refusal(
+                431,
+                f"the request head is larger than `http_max_header_size` ({server.max_header_size} bytes)",
+            )
+        if end < 4:
+            check_start(data, seen)
+            self._start = data
+            if self._timeout_answer is None:
+                self._deadline = _now() + server.header_timeout
+                self._timeout_answer = "the request head did not arrive in time (`http_header_timeout`)"
+            return
+        whole = data[:end]
+        head = server.heads.get(whole)
+        if head is None:
+            head = server.complete(parse_head(whole))
+            if head.content_length > server.max_body_size:
+                raise self._too_large()
             if not head.chunked and not head.expects_continue:
-                self._server.remember(self._whole_head, head)
-            self._whole_head = None
+                server.remember(whole, head)
+        self._begin_body(head, data[end:])
 
-    def _on_head(self) -> Head:
-        parser = self._parser
-        head = Head()
-        head.method = parser.get_method().decode("ascii")
-        head.target = self._target
-        head.version = parser.get_http_version()
-        head.raw_headers = self._raw_headers
-        head.keep_alive = parser.should_keep_alive()
-        head.headers = headers = {}
-        lengths = []
-        codings = []
-        for name, value in self._raw_headers:
-            if name == b"content-length":
-                lengths.append(value)
-            elif name == b"transfer-encoding":
-                codings.append(value)
-            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-        if head.version not in ("1.1", "1.0"):
-            raise Refusal(505, f"HTTP/{head.version} is not spoken here, HTTP/1.1 is")
-        if lengths and codings:
-            raise Refusal(400, "a request has either `Content-Length` or `Transfer-Encoding`, not both")
-        if len(lengths) > 1:
-            raise Refusal(400, "more than one `Content-Length`")
-        if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
-            raise Refusal(501, "the only transfer coding understood is `chunked`")
-        if codings and head.version == "1.0":
-            raise Refusal(400, "HTTP/1.0 knows no `Transfer-Encoding`")
-        if head.version == "1.1" and sum(name == b"host" for name, _ in self._raw_headers) != 1:
-            raise Refusal(400, "an HTTP/1.1 request has exactly one `Host`")
-        if not head.target.startswith((b"/", b"http://", b"https://")) and head.target != b"*":
-            raise Refusal(400, "the request target is no path")
-        if parser.should_upgrade() and (codings or head.method == "CONNECT"):
-            raise Refusal(400, "this server speaks HTTP/1.1 and nothing else: no CONNECT, no upgrade")
-        if self._whole_head is not None and self._whole_head.count(b"\n") != self._whole_head.count(b"\r\n"):
-            raise Refusal(400, "a line of the request head ends in a bare line feed")
-        head.chunked = bool(codings)
-        head.content_length = None if head.chunked else int(lengths[0]) if lengths else 0
-        head.expects_continue = headers.get("expect", "").lower() == "100-continue"
-        head.content_encoding = headers.get("content-encoding", "").strip().lower()
-        head.accepts_gzip = self._server.gzip and _accepts_gzip(headers.get("accept-encoding"))
-        head.infer = self._server.infer_route(head)
-        return head
-
-    def _begin_body(self, head: Head) -> None:
+    def _begin_body(self, head: Head, data: bytes) -> None:
+        if not head.chunked and len(data) >= head.content_length:
+            self._pending = data[head.content_length :]
+            self._next(head, data[: head.content_length])
+            return
+        server = self._server
         self._head = head
-        self._body = []
-        self._body_size = 0
-        self._missing = head.content_length or 0
-        if self._missing > self._server.max_body_size:
-            raise self._too_large()
-        if head.expects_continue and (self._missing or head.chunked):
+        self._deadline = _now() + server.body_timeout
+        self._timeout_answer = "the request body did not arrive in time (`http_body_timeout`)"
+        if head.expects_continue and not data:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._missing or head.chunked:
-            self._deadline = _now() + self._server.body_timeout
-            self._timeout_answer = "the request body did not arrive in time (`http_body_timeout`)"
+        if head.chunked:
+            self._chunks = ChunkedBody(server.max_body_size, server.max_header_size)
+        else:
+            self._missing = head.content_length
+        if data:
+            self._read_body(head, data)
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"the body is larger than `http_max_body_size` ({self._server.max_body_size} bytes)")
-
-    def on_body(self, data: bytes) -> None:
-        self._body_size += len(data)
-        if self._body_size > self._server.max_body_size:
-            raise self._too_large()
-        self._body.append(data)
+    def _read_body(self, head: Head, data: bytes) -> None:
         self._deadline = _now() + self._server.body_timeout
-
-    def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return  # nothing of the body was read yet
-        self._complete()
-
-    def _read_body(self, data: bytes) -> bytes:
+        if self._chunks is not None:
+            self._read_chunks(head, self._chunks, data)
+            return
         missing = self._missing
         if len(data) < missing:
             self._body.append(data)
             self._missing = missing - len(data)
-            self._deadline = _now() + self._server.body_timeout
-            return b""
+            return
         self._body.append(data[:missing] if len(data) > missing else data)
-        self._missing = 0
-        self._complete()
-        return data[missing:]
-
-    def _complete(self) -> None:
-        head, body = self._head, self._body
-        assert head is not None
-        self._in_message = False
+        self._pending = data[missing:]
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._missing = 0
         self._head = None
         self._body = []
-        self._queue.append((head, body[0] if len(body) == 1 else b"".join(body)))
+        self._next(head, body)
+
+    def _read_chunks(self, head: Head, chunks: ChunkedBody, data: bytes) -> None:
+        try:
+            rest = chunks.feed(data)
+        except BadChunk as exc:
+            raise self._too_large() if exc.status == 413 else Refusal(exc.status, str(exc)) from exc
+        if rest is None:
+            return
+        self._pending = rest
+        self._head = self._chunks = None
+        self._next(head, bytes(chunks.content))
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            413, f"the body is larger than `http_max_body_size` ({self._server.max_body_size} bytes)"
+        )
 
     # Answering
 
-    def _next(self) -> None:
-        """Begin with the request at the head of the queue."""
-        head, body = self._queue.popleft()
+    def _next(self, head: Head, body: bytes) -> None:
+        """A message is here as a whole: answer it."""
         self._request = head
         self._deadline = _NEVER
         self._server.request_begun(head)
         self._started = time.perf_counter()
         if head.content_encoding and head.content_encoding != "identity":
-            self._task = self._server.loop.create_task(self._decompress(head, body))
+            self._server.spawn(self._decompress(head, body))
         else:
             self._dispatch(head, body)
 
     async def _decompress(self, head: Head, body: bytes) -> None:
         limit = self._server.max_body_size
         try:
-            if len(body) > 1024:
+            if len(body) > _LARGE_COMPRESSED:
                 body = await asyncio.to_thread(decompress, head.content_encoding, body, limit)
             else:
                 body = decompress(head.content_encoding, body, limit)
         except DecompressionError as exc:
-            if self._request is head:
-                if exc.too_large:
-                    self.respond_error(413, str(self._too_large()))
-                else:
-                    self.respond_error(exc.status, str(exc))
+            if self._request is not None:
+                text = str(self._too_large() if exc.too_large else exc)
+                self.respond(exc.status, JSON_HEADERS, encode_error(text), self._template(head))
             return
-        if self._request is head:
+        except Exception as exc:
+            self.respond_failure(exc, self._template(head))
+            return
+        if self._request is not None:
             self._dispatch(head, body)
+
+    @staticmethod
+    def _template(head: Head) -> str | None:
+        return None if head.infer is None else head.infer.template
 
     def _dispatch(self, head: Head, body: bytes) -> None:
         route = head.infer
         if route is None:
-            self._app_run = _AppRun(self, head, body)
-            self._task = self._server.loop.create_task(self._app_run.run(self._server.app))
+            self._app_run = run = _AppRun(self, head, body)
+            self._server.spawn(run.run(self._server.app))
             return
         try:
             self._inference = self._server.service.infer(route.target, Call(body, head.headers), self._answer)
-        except MLServerError as exc:
-            self.respond(exc.status_code, JSON_HEADERS, describe(exc)[1], route.template)
+        except Exception as exc:
+            self.respond_failure(exc, route.template)
 
     def _answer(self, reply: Reply) -> None:
         """The reply of an inference."""
@@ -467,35 +538,35 @@ class HttpProtocol(asyncio.Protocol):
         if status != 200:
             self.respond(status, JSON_HEADERS, body, route.template)
             return
-        if reply.headers or not head.keep_alive or (head.accepts_gzip and len(body) >= _MIN_GZIP):
+        if reply.headers or not head.plain or (head.accepts_gzip and len(body) >= _MIN_GZIP):
             try:
-                extra = _encode_headers(reply.headers or {})
-            except ValueError as exc:
-                self.respond(*describe(exc), template=route.template)  # type: ignore[misc]
+                headers = [*JSON_HEADERS, *_encode_headers(reply.headers or {})]
+            except Exception as exc:
+                self.respond_failure(exc, route.template)
                 return
-            self.respond(200, [*JSON_HEADERS, *extra], body, route.template, _event_lines(route, reply.id))
+            self.respond(200, headers, body, route.template, _event_lines(route, reply.id))
             return
         self._transport.write(
-            b"%b%bcontent-length: %d\r\n\r\n%b" % (self._server.ok_head, _event_lines(route, reply.id), len(body), body)
+            b"%b%bcontent-length: %d\r\n\r\n%b"
+            % (self._server.ok_head, _event_lines(route, reply.id), len(body), body)
         )
-        self._done(200, route.template, len(body))
+        self._done(200, route.template)
 
-    def respond_error(self, status: int, text: str, template: str | None = None) -> None:
-        self.respond(status, JSON_HEADERS, encode_error(text), template)
+    def respond_failure(self, exc: Exception, template: str | None = None) -> None:
+        status, body = describe(exc)
+        self.respond(status, JSON_HEADERS, body, template)
 
     def respond(
         self, status: int, headers: Headers, body: bytes, template: str | None = None, lines: bytes = b""
     ) -> None:
-        """Answer the request with a whole body. `template`: the route, for metrics. `lines`: further header lines."""
+        """Answer with a whole body. `template`: the route, for metrics. `lines`: further header lines."""
         head = self._request
         if head is None:
             return
-        if head.accepts_gzip and len(body) >= _MIN_GZIP and not any(n == b"content-encoding" for n, _ in headers):
+        if head.accepts_gzip and len(body) >= _MIN_GZIP and _may_compress(headers):
             headers = [*headers, (b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")]
             if len(body) > _LARGE:
-                self._task = self._server.loop.create_task(
-                    self._compress_and_respond(head, status, headers, body, template, lines)
-                )
+                self._server.spawn(self._compress_and_respond(head, status, headers, body, template, lines))
                 return
             body = compress(body)
         self._write_whole(head, status, headers, body, template, lines)
@@ -504,28 +575,31 @@ class HttpProtocol(asyncio.Protocol):
         self, head: Head, status: int, headers: Headers, body: bytes, template: str | None, lines: bytes
     ) -> None:
         compressed = await asyncio.to_thread(compress, body)
-        if self._request is head:
+        if self._request is not None:
             self._write_whole(head, status, headers, compressed, template, lines)
 
     def _write_whole(
         self, head: Head, status: int, headers: Headers, body: bytes, template: str | None, lines: bytes
     ) -> None:
         parts = [self.head_bytes(head, status, headers), lines]
-        if status >= 200 and status not in (204, 304):
-            parts.append(b"content-length: %d\r\n\r\n" % len(body))
-            if head.method != "HEAD":
-                parts.append(body)
-        else:
+        if status in _BODILESS:
             parts.append(b"\r\n")
+        else:
+            length = b"%d" % len(body)
+            if head.method == "HEAD":
+                # Who answers HEAD without a body may still say how long it would be.
+                length = length if body else _value_of(b"content-length", headers) or length
+                body = b""
+            parts += (b"content-length: ", length, b"\r\n\r\n", body)
         self._transport.write(b"".join(parts))
-        self._done(status, template, len(body))
+        self._done(status, template)
 
     def head_bytes(self, head: Head, status: int, headers: Headers) -> bytes:
         """Status line and headers, without the empty line that ends them."""
-        if self._eof or not head.keep_alive or self._server.stopping:
+        if not head.keep_alive or self._server.stopping:
             self._keep = False
         parts = [status_line(status), self._server.common_headers]
-        parts += [b"%b: %b\r\n" % (n, v) for n, v in headers if n not in (b"content-length", b"connection")]
+        parts += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _FRAMING]
         if not self._keep:
             parts.append(b"connection: close\r\n")
         elif head.version == "1.0":
@@ -543,20 +617,31 @@ class HttpProtocol(asyncio.Protocol):
             await self._drained
             self._deadline = _NEVER
 
-    def abort(self) -> None:
-        """Break the connection off, so that the client sees that its answer is not whole."""
-        self._transport.abort()
+    def end_with_connection(self) -> None:
+        """The end of the connection is to be the end of the body."""
+        self._keep = False
+
+    def break_off(self, framed: bool) -> None:
+        """End the connection in the middle of an answer.
+
+        framed: whether the client can tell from what it got that there should be more.
+        """
+        self._keep = False
+        if framed and not self._transport.is_closing():
+            self._deadline = _now() + self._server.body_timeout
+            self._transport.close()
+        else:
+            self._transport.abort()
 
     def finish_stream(self, status: int, template: str | None) -> None:
-        self._done(status, template, 0)
+        self._done(status, template)
 
-    def _done(self, status: int, template: str | None, size: int) -> None:
+    def _done(self, status: int, template: str | None) -> None:
         """The answer is written; go on with what waits, or wait for more."""
         head = self._request
         assert head is not None
         self._request = None
         self._app_run = None
-        self._task = None
         server = self._server
         server.request_done(head)
         seconds = time.perf_counter() - self._started
@@ -579,104 +664,157 @@ class HttpProtocol(asyncio.Protocol):
                 status,
                 seconds * 1000,
             )
-        if not self._keep or server.stopping or self._eof:
-            self._keep = False
-            self._transport.close()
-            return
-        if self._queue:
-            server.loop.call_soon(self._continue)
+        if not self._keep or server.stopping:
+            self._close()
             return
         if self._pending:
             server.loop.call_soon(self._continue)
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
+        elif self._eof:
+            self._close()
+            return
         self._timeout_answer = None
         self._deadline = _now() + (server.keep_alive if self._drained is None else server.body_timeout)
 
     def _continue(self) -> None:
-        if self._request is not None or not self._keep:
+        """Go on with what came while a request was being answered."""
+        if self._request is not None or not self._keep or self._drained is not None:
             return
-        if not self._queue and self._pending:
-            data, self._pending = self._pending, b""
+        data, self._pending = self._pending, b""
+        if data:
             self._read(data)
-        if self._queue and self._request is None:
-            self._next()
+        self._resume_reading()
+        if self._eof and self._request is None and not self._pending:
+            self._close()  # what came last is no whole request
+
+    def _close(self) -> None:
+        """End the connection once what was written is on its way."""
+        self._keep = False
+        self._timeout_answer = None
+        if self._pending or self._reading_paused:
+            self._close_gently()
+        else:
+            self._deadline = _now() + self._server.body_timeout
+            self._transport.close()
+
+    def _close_gently(self) -> None:
+        """End our side and let the client read on: closing would take away what it has not read yet."""
+        self._deadline = _now() + self._server.keep_alive
+        self._pending = self._start = b""
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._resume_reading()
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer with an error and close: what follows on this connection cannot be trusted."""
         if not self._keep:
             return
         self._keep = False
-        self._queue.clear()
-        self._pending = b""
+        self._head = self._chunks = None
+        self._body = []
         body = encode_error(text)
         self._transport.write(
             status_line(status)
             + self._server.common_headers
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
         if self._server.debug:
             access_log.info("refused a request: %d %s", status, text)
-        self._deadline = _now() + self._server.keep_alive
         self._timeout_answer = None
-        self._server.close_gently(self._transport)
+        self._close_gently()
+        self._server.check_idle()
 
-    # Deadlines, called by the sweep
+    # What the server asks of its connections
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request was accepted and not yet answered. One whose body is on its way was accepted."""
+        return self._request is not None or (self._keep and (self._head is not None or bool(self._pending)))
 
     def sweep(self, now: float) -> None:
+        """Act on a deadline that has passed."""
         if now < self._deadline:
             return
-        self._deadline = _NEVER
-        if self._timeout_answer is not None and self._keep:
+        unsent = self._transport.get_write_buffer_size()
+        if unsent and unsent != self._unsent:
+            # The client reads, if slowly; or this is the first look at what it does not read.
+            self._unsent = unsent
+            self._deadline = now + self._server.body_timeout
+        elif self._timeout_answer is not None and self._keep:
             self._refuse(408, self._timeout_answer)
-        else:
+        elif unsent or not self._keep:
+            self._deadline = _NEVER
             self._transport.abort()
+        else:
+            self._close()
 
     def stop(self) -> None:
         """The server stops: an idle connection closes now, a busy one when its answer is written."""
-        if self._request is None and not self._queue:
+        if not self.busy:
             self._keep = False
             self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 _MIN_GZIP = 500
+# Statuses whose answers have no body, and no length.
+_BODILESS = frozenset((204, 304))
+_NO_GZIP = re.compile(r"q=0(\.0*)?")
 
 
-def _accepts_gzip(accept: str | None) -> bool:
+def accepts_gzip(accept: str | None) -> bool:
     if not accept or "gzip" not in accept.lower():
         return False
     for part in accept.lower().split(","):
         coding, _, weight = part.partition(";")
         if coding.strip() == "gzip":
-            return weight.strip().replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+            return not _NO_GZIP.fullmatch(weight.replace(" ", ""))
     return False
 
 
+def _may_compress(headers: Headers) -> bool:
+    return not any(
+        name == b"content-encoding" or (name == b"content-type" and value.startswith(b"text/event-stream"))
+        for name, value in headers
+    )
+
+
+def _value_of(wanted: bytes, headers: Headers) -> bytes | None:
+    return next((value for name, value in headers if name == wanted), None)
+
+
 def _event_lines(route: InferRoute, request_id: str | None) -> bytes:
-    # An id is the client's text: it becomes a header only if it cannot be mistaken for more than a header's value.
+    # An id is the client's text: it becomes a header only if it cannot be read as more than that.
     if request_id and request_id.isascii() and request_id.isprintable():
-        return b"%bce-id: %b\r\nce-requestid: %b\r\n" % (route.events, request_id.encode(), request_id.encode())
+        return b"%bce-id: %b\r\nce-requestid: %b\r\n" % (
+            route.events,
+            request_id.encode(),
+            request_id.encode(),
+        )
     return route.events
 
 
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# Where an answer ends is for this file to say, and nobody else.
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
-def _encode_headers(headers: dict[str, Any]) -> Iterable[tuple[bytes, bytes]]:
+def _encode_headers(headers: dict[str, Any]) -> Headers:
     """Headers that a model set, as they go on the wire. Raises ValueError for what cannot be a header."""
-    encoded = []
-    for name, value in headers.items():
-        raw_name, raw_value = str(name).lower().encode("latin-1"), str(value).encode("latin-1")
-        if not raw_name or not _TOKEN.issuperset(raw_name) or any(c < 32 and c != 9 or c == 127 for c in raw_value):
-            raise ValueError(f"the model set a header that is none: {name!r}")
-        if raw_name not in _FRAMING:
-            encoded.append((raw_name, raw_value))
-    return encoded
+    encoded = [(str(name).encode("latin-1"), str(value).encode("latin-1")) for name, value in headers.items()]
+    return [(name, value) for name, value in _checked(encoded) if name != b"content-type"]
 
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type"))
+def _checked(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The headers with lower-case names. Raises ValueError for one that would read as something else."""
+    for name, value in headers:
+        if not name or not _TOKEN.issuperset(name) or _NO_VALUE.search(value):
+            raise ValueError(f"cannot be the header of a response: {name!r}: {value!r}")
+    return [(name.lower(), value) for name, value in headers]
 
 
 class _AppRun:
@@ -686,49 +824,49 @@ class _AppRun:
         self._protocol = protocol
         self._head = head
         self._body: bytes | None = body
-        self._gone = asyncio.Event()
+        self._over = asyncio.Event()
+        self._gone = False
         self._scope: Scope = {}
         self._status = 0
         self._headers: Headers = ()
         self._streaming = False
         self._chunked = False
+        self._left: int | None = None  # bytes that are missing of a body of known length
         self._finished = False
 
     def disconnect(self) -> None:
-        self._gone.set()
+        self._gone = True
+        self._over.set()
 
     async def run(self, app: ASGIApp) -> None:
         self._scope = self._protocol._server.scope(self._head, self._protocol._transport)
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as exc:
-            if self._gone.is_set():
+            if self._gone:
                 return
-            if self._streaming or self._finished:
-                if not self._finished:
-                    self._protocol.abort()
+            if not self._streaming and not self._finished:
+                self._status, body = describe(exc)
+                self._finish(JSON_HEADERS, body)
+                return
+            if self._status < 500:  # else it was told, and logged
                 describe(exc)
-                return
-            status, body = describe(exc)
-            self._status = status
-            self._finish(JSON_HEADERS, body)
-            return
-        if not self._finished and not self._gone.is_set():
-            self._protocol.abort()
+        if not self._finished and not self._gone:
+            self._protocol.break_off(framed=self._chunked or self._left is not None)
 
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._gone.wait()
+        await self._over.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        if self._gone.is_set() or self._finished:
+        if self._gone or self._finished:
             return
         if message["type"] == "http.response.start":
+            self._headers = _checked(message.get("headers", ()))
             self._status = message["status"]
-            self._headers = list(message.get("headers", ()))
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         if not self._streaming and not more:
@@ -736,30 +874,46 @@ class _AppRun:
             return
         if not self._streaming:
             self._begin_stream()
-        if body and self._head.method != "HEAD":
-            self._protocol.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+        if body and self._head.method != "HEAD" and self._status not in _BODILESS:
+            self._write(body)
             await self._protocol.drain()
-        if not more and not self._gone.is_set():
-            if self._chunked and self._head.method != "HEAD":
-                self._protocol.write(b"0\r\n\r\n")
-            self._finished = True
-            self._protocol.finish_stream(self._status, self._scope.get("route_template"))
+        if not more and not self._gone:
+            self._end_stream()
 
     def _begin_stream(self) -> None:
         self._streaming = True
-        length = next((value for name, value in self._headers if name == b"content-length"), None)
-        self._chunked = length is None and self._head.version == "1.1"
-        protocol = self._protocol
-        if length is None and not self._chunked:
-            protocol._keep = False  # the end of the connection is the end of the body
-        head = protocol.head_bytes(self._head, self._status, self._headers)
+        length = _value_of(b"content-length", self._headers)
         if length is not None:
-            head += b"content-length: %b\r\n" % length
+            self._left = int(length)
+        elif self._status not in _BODILESS:
+            self._chunked = self._head.version == "1.1"
+            if not self._chunked:
+                self._protocol.end_with_connection()
+        parts = [self._protocol.head_bytes(self._head, self._status, self._headers)]
+        if length is not None:
+            parts.append(b"content-length: %b\r\n" % length)
         elif self._chunked:
-            head += b"transfer-encoding: chunked\r\n"
-        protocol.write(head + b"\r\n")
+            parts.append(b"transfer-encoding: chunked\r\n")
+        self._protocol.write(b"".join((*parts, b"\r\n")))
+
+    def _write(self, body: bytes) -> None:
+        if self._left is not None:
+            if len(body) > self._left:
+                raise RuntimeError("the body of a response is longer than its Content-Length")
+            self._left -= len(body)
+        self._protocol.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+
+    def _end_stream(self) -> None:
+        if self._head.method != "HEAD":
+            if self._left:
+                raise RuntimeError("the body of a response is shorter than its Content-Length")
+            if self._chunked:
+                self._protocol.write(b"0\r\n\r\n")
+        self._finished = True
+        self._protocol.finish_stream(self._status, self._scope.get("route_template"))
+        self._over.set()
 
     def _finish(self, headers: Headers, body: bytes) -> None:
         self._finished = True
         self._protocol.respond(self._status, headers, body, self._scope.get("route_template"))
-
+        self._over.set()

@@ -6,14 +6,14 @@ import asyncio
 import errno
 import math
 import time
+from collections.abc import Coroutine
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import StartError
-from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope
-
+from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope, accepts_gzip
 from mlserver.service import Service, Target
 
 if TYPE_CHECKING:
@@ -33,10 +33,14 @@ _VERSIONED = "/v2/models/{model_name}/versions/{model_version}/%s"
 
 
 class HttpServer:
-    """Serves an ASGI application on one port; inference requests go to `service`, where there is one, without it."""
+    """Serves an ASGI application on one port. Where there is a `service`, inferences go there directly."""
 
     def __init__(
-        self, settings: Settings, app: ASGIApp, service: Service | None = None, metrics: RequestMetrics | None = None
+        self,
+        settings: Settings,
+        app: ASGIApp,
+        service: Service | None = None,
+        metrics: RequestMetrics | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.app = app
@@ -46,19 +50,23 @@ class HttpServer:
         self.debug = settings.debug
         self.gzip = settings.gzip_enabled and service is not None
         self.root_path = settings.root_path
-        self.max_body_size: float = settings.http_max_body_size if settings.http_max_body_size >= 0 else math.inf
+        max_body_size = settings.http_max_body_size
+        self.max_body_size: float = max_body_size if max_body_size >= 0 else math.inf
         self.max_header_size = settings.http_max_header_size
         self.header_timeout = settings.http_header_timeout
         self.body_timeout = settings.http_body_timeout
         self.keep_alive = settings.http_keep_alive
-        self._max_connections = settings.http_max_connections
+        max_connections = settings.http_max_connections
+        self._max_connections = math.inf if max_connections is None else max_connections
         self._cors = settings.cors_settings is not None
         self._server_name = settings.server_name
         self._namespace = kubernetes_namespace()
         self.heads: dict[bytes, Head] = {}
         self._connections: set[HttpProtocol] = set()
-        self._in_flight = 0
-        self._idle: asyncio.Future[None] | None = None
+        self._turned_away: set[HttpProtocol] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: asyncio.Future[None] | None = None  # while stopping: no request is left
+        self._gone: asyncio.Future[None] | None = None  # then: no connection is left
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._date = 0
@@ -80,19 +88,20 @@ class HttpServer:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self, timeout: float) -> None:
-        """Accept nothing more, finish what was accepted for `timeout` seconds at most, then break the rest off."""
+        """Accept no more, finish what was accepted within `timeout` seconds, then break the rest off."""
         self.stopping = True
+        self._write_heads()
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
             connection.stop()
-        if self._in_flight:
-            self._idle = self.loop.create_future()
-            await asyncio.wait([self._idle], timeout=timeout)
+        self._idle = self.loop.create_future()
+        self.check_idle()
+        await asyncio.wait([self._idle], timeout=timeout)
         # What was written last may still be on its way to the client.
-        deadline = time.monotonic() + 1.0
-        while self._connections and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        if self._connections:
+            self._gone = self.loop.create_future()
+            await asyncio.wait([self._gone], timeout=1.0)
         for connection in list(self._connections):
             connection.abort()
         if self._sweeper is not None:
@@ -100,21 +109,37 @@ class HttpServer:
 
     # Connections
 
-    def add(self, connection: HttpProtocol) -> bool:
-        """Whether there is room for one more."""
-        room = self._max_connections is None or len(self._connections) < self._max_connections
+    def add(self, connection: HttpProtocol) -> str | None:
+        """Take a connection in, or say why it cannot be served."""
+        reason = None
+        if self.stopping:
+            reason = "the server is stopping"
+        # Those that were turned away stay until they have read so; they take nobody's place.
+        elif len(self._connections) - len(self._turned_away) >= self._max_connections:
+            reason = "the server has as many connections as `http_max_connections` allows"
+        if reason is not None:
+            self._turned_away.add(connection)
         self._connections.add(connection)
-        return room
+        return reason
 
     def remove(self, connection: HttpProtocol) -> None:
         self._connections.discard(connection)
+        self._turned_away.discard(connection)
+        if self._idle is not None:
+            self.check_idle()
+        if self._gone is not None and not self._connections and not self._gone.done():
+            self._gone.set_result(None)
 
-    def close_gently(self, transport: asyncio.Transport) -> None:
-        """End our side and let the client read what was said; closing at once would reset what it has not read."""
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
+    def check_idle(self) -> None:
+        """Once the server stops: notice that no request is left."""
+        if self._idle is not None and not self._idle.done() and not any(c.busy for c in self._connections):
+            self._idle.set_result(None)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it in a task that is kept until it ends."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _sweep(self) -> None:
         self._refresh_date()
@@ -127,25 +152,36 @@ class HttpServer:
         now = int(time.time())
         if now != self._date:
             self._date = now
-            self.common_headers = b"server: mlserver\r\ndate: " + formatdate(now, usegmt=True).encode() + b"\r\n"
-            self.ok_head = b"HTTP/1.1 200 OK\r\n" + self.common_headers + b"content-type: application/json\r\n"
+            self._write_heads()
+
+    def _write_heads(self) -> None:
+        """What all answers begin with. The last ones say that the connection closes behind them."""
+        date = formatdate(self._date, usegmt=True).encode()
+        self.common_headers = b"server: mlserver\r\ndate: " + date + b"\r\n"
+        self.ok_head = b"HTTP/1.1 200 OK\r\n" + self.common_headers + b"content-type: application/json\r\n"
+        if self.stopping:
+            self.ok_head += b"connection: close\r\n"
 
     # Requests
 
     def request_begun(self, head: Head) -> None:
-        self._in_flight += 1
         if self.metrics is not None:
             self.metrics.in_progress(head.method).value += 1
 
     def request_done(self, head: Head) -> None:
-        self._in_flight -= 1
         if self.metrics is not None:
             self.metrics.in_progress(head.method).value -= 1
-        if self._idle is not None and not self._in_flight and not self._idle.done():
-            self._idle.set_result(None)
+        if self._idle is not None:
+            self.check_idle()
 
     def route_counters(self, method: str, template: str, status: int) -> RouteCounters | None:
         return None if self.metrics is None else self.metrics.route(method, template, status)
+
+    def complete(self, head: Head) -> Head:
+        """Add what a head means to this server."""
+        head.accepts_gzip = self.gzip and accepts_gzip(head.headers.get("accept-encoding"))
+        head.infer = self.infer_route(head)
+        return head
 
     def remember(self, whole: bytes, head: Head) -> None:
         """Equal bytes will not be parsed again."""
@@ -199,7 +235,7 @@ class HttpServer:
             "raw_path": self.root_path.encode() + raw_path,
             "query_string": query,
             "root_path": self.root_path,
-            "headers": head.raw_headers,
+            "headers": list(head.raw_headers),
             "client": _address(transport, "peername"),
             "server": _address(transport, "sockname"),
             "state": {},
