@@ -39,7 +39,13 @@ def wait_for(condition: Callable[[], Any], what: str = "condition", timeout: flo
 
 
 def write_model(
-    folder: Path, name: str, implementation: str, code: str | None = None, *, home: str | None = None, **settings: Any
+    folder: Path,
+    name: str,
+    implementation: str,
+    code: str | None = None,
+    *,
+    home: str | None = None,
+    **settings: Any,
 ) -> Path:
     """A model's folder below `folder`: its settings, and `models.py` with `code`. `home`: where it is, if not at `name`."""
     path = folder / (home or name)

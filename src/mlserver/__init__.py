@@ -27,8 +27,8 @@ _HOMES = {
     "register": "mlserver.metrics",
 }
 _SUBMODULES = frozenset(
-    "batching codecs context errors handlers logging metrics model raw registry repository rest server settings "
-    "types utils version".split()
+    "batching cloudevents codecs context errors handlers kafka logging metrics model parallel raw registry repository "
+    "rest server settings types utils version".split()
 )
 
 

@@ -176,8 +176,8 @@ class Executor:
     # predict, split and encode
 
     async def _answer(self, group: Sequence[_Work]) -> None:
-        started = time.perf_counter()
-        predicted = started
+        started = predicted = time.perf_counter()
+        failure: BaseException | None = None
         try:
             last = group[-1]
             if len(group) == 1:
@@ -192,12 +192,14 @@ class Executor:
             predicted = time.perf_counter()
             self._encode(group, response)
         except (Exception, SystemExit) as exc:
-            if len(group) > 1:
-                half = len(group) // 2
-                await self._answer(group[:half])
-                await self._answer(group[half:])
-                return
-            group[0].reply = _failure(exc)
+            failure = exc
+        if failure is not None and len(group) == 1:
+            group[0].reply = _failure(failure)
+        elif failure is not None:
+            half = len(group) // 2
+            await self._answer(group[:half])
+            await self._answer(group[half:])
+            return
         self.stages.predict += predicted - started
         self.stages.encode += time.perf_counter() - predicted
 

@@ -129,7 +129,7 @@ class ModelRegistry:
         if old is None:
             self._put(new)
         try:
-            new.model = await new.replica.load()
+            model = new.model = await new.replica.load()
             try:
                 if self._registered(new) is not (old or new):
                     raise ModelNotFound(new.name, new.version)
@@ -144,13 +144,13 @@ class ModelRegistry:
                 if not isinstance(exc, asyncio.CancelledError):
                     self.failures[new.name, new.version] = f"{type(exc).__name__}: {exc}"
             raise
-        new.state = State.READY if new.model.ready else State.UNKNOWN
+        new.state = State.READY if model.ready else State.UNKNOWN
         self._put(new)
         self.failures.pop((new.name, new.version), None)
         logger.info("Loaded model '%s' successfully.", describe(settings))
         if old is not None:
             await self._retire(old, new)
-        return new.model
+        return model
 
     async def unload(self, name: str) -> None:
         """Unload all versions of a model. Raises ModelNotFound."""
@@ -216,9 +216,10 @@ class ModelRegistry:
         if state is State.LOADING:
             return  # its own load notices and cleans up
         await loaded.replica.close()
-        model, loaded.model = weakref.ref(loaded.model), None
-        if model() is not None and not self._closing:
-            collect_frozen()
+        assert loaded.model is not None
+        gone, loaded.model = weakref.ref(loaded.model), None
+        if gone() is not None and not self._closing:
+            collect_frozen()  # it is part of a cycle, maybe of one that the collector does not look at
         if successor is None:
             logger.info("Unloaded model '%s' successfully.", describe(loaded.settings))
 

@@ -53,6 +53,9 @@ _SMALL_JSON = 256
 # Above this many elements, one pass of orjson over the array beats a list of Python numbers.
 _SMALL_ARRAY = 64
 
+# Floats hold every integer below this.
+_EXACT_IN_FLOAT = 2.0**53
+
 _UNMADE: Final[Any] = object()
 _local = threading.local()  # a simdjson parser owns the last document it parsed: one a thread
 _decode_json = msgspec.json.Decoder().decode
@@ -381,25 +384,29 @@ def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
     array = np.array(values)
     if array.dtype == dtype:
         return array
+    if array.dtype.kind == "b":
+        return array.astype(dtype)
     if array.dtype.kind in "US":
         array = array.astype(np.uint64 if dtype == np.uint64 else np.int64)
-    elif array.dtype == object:
-        numbers = [int(value) for value in array.ravel().tolist()]
-        _check_range(min(numbers), max(numbers), dtype)
-        return np.array(numbers, dtype=dtype).reshape(array.shape)
-    elif array.dtype.kind == "b":
-        return array.astype(dtype)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ValueError("not a finite number")
+        if array.size and np.abs(array).max() >= _EXACT_IN_FLOAT:
+            return _one_by_one(values, array.shape, dtype)
         array = np.trunc(array)
-        if array.size:
-            _check_range(int(array.min()), int(array.max()), dtype)
-        # Mixed lists of large integers and floats lose digits as floats; numpy converts those one by one.
-        return np.array(values, dtype=dtype) if array.ndim == 1 and array.size else array.astype(dtype)
+    if array.dtype == object:
+        return _one_by_one(values, array.shape, dtype)
     if array.size:
         _check_range(int(array.min()), int(array.max()), dtype)
     return array.astype(dtype)
+
+
+def _one_by_one(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Integers that numpy would take as floats or objects, such as those beyond 2^63, to the last digit."""
+    elements = values.ravel().tolist() if isinstance(values, np.ndarray) else flatten(values)
+    numbers = [int(element) for element in elements]
+    _check_range(min(numbers), max(numbers), dtype)
+    return np.array(numbers, dtype=dtype).reshape(shape)
 
 
 def _check_range(least: int, most: int, dtype: np.dtype[Any]) -> None:

@@ -26,7 +26,9 @@ def blocks(document: Path, opening: str) -> list[str]:
 
 def curl_bodies(document: Path) -> list[tuple[str, str]]:
     """Path and body of every inference that a document asks for with curl."""
-    return re.findall(r"curl localhost:8080(/v2/models/\w+/infer) -d '(.*?)'", document.read_text(), re.DOTALL)
+    return re.findall(
+        r"curl localhost:8080(/v2/models/\w+/infer) -d '(.*?)'", document.read_text(), re.DOTALL
+    )
 
 
 @pytest.fixture

@@ -30,11 +30,15 @@ def body(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"inputs": list(inputs) or [tensor("x", "INT64", [1])], **fields}
 
 
-def tensor(name: str, datatype: str, data: Any, shape: list[int] | None = None, **fields: Any) -> dict[str, Any]:
+def tensor(
+    name: str, datatype: str, data: Any, shape: list[int] | None = None, **fields: Any
+) -> dict[str, Any]:
     return {"name": name, "shape": shape or [len(data)], "datatype": datatype, "data": data, **fields}
 
 
-def response(model: MLModel, *outputs: ResponseOutput, parameters: Parameters | None = None) -> InferenceResponse:
+def response(
+    model: MLModel, *outputs: ResponseOutput, parameters: Parameters | None = None
+) -> InferenceResponse:
     return InferenceResponse(
         model_name=model.name, model_version=model.version, parameters=parameters, outputs=list(outputs)
     )
@@ -49,7 +53,9 @@ class Echo(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         outputs = [
-            ResponseOutput(name=i.name, shape=i.shape, datatype=i.datatype, parameters=i.parameters, data=i.data)
+            ResponseOutput(
+                name=i.name, shape=i.shape, datatype=i.datatype, parameters=i.parameters, data=i.data
+            )
             for i in payload.inputs
         ]
         return response(self, *outputs)
@@ -154,7 +160,9 @@ class Unfinished(MLModel):
 class Streams(MLModel):
     """Streams as many responses as it is asked for, waiting at a gate before each but the first."""
 
-    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+    async def predict_stream(
+        self, payloads: AsyncIterator[InferenceRequest]
+    ) -> AsyncIterator[InferenceResponse]:
         async for payload in payloads:
             p = payload.parameters
             assert p is not None
@@ -176,7 +184,9 @@ class Streams(MLModel):
 class StreamsForever(MLModel):
     """Waits for ever in its stream, before the first response or after it."""
 
-    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+    async def predict_stream(
+        self, payloads: AsyncIterator[InferenceRequest]
+    ) -> AsyncIterator[InferenceResponse]:
         payload = await payloads.__anext__()
         assert payload.parameters is not None
         key = payload.parameters.key

@@ -30,7 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version in ("3", "10"):
         write_model(folder, "many", f"{MODELS}.Echo", home=f"many/{version}", parameters={"version": version})
     write_model(folder, "typed", f"{MODELS}.Echo", parameters={"content_type": "np", "secret": 1})
-    for name in ("Told", "Numpy", "Constant", "SetsHeaders", "EchoesParameters", "Fails", "Unfinished", "Streams"):
+    for name in (
+        "Told",
+        "Numpy",
+        "Constant",
+        "SetsHeaders",
+        "EchoesParameters",
+        "Fails",
+        "Unfinished",
+        "Streams",
+    ):
         write_model(folder, name.lower(), f"{MODELS}.{name}")
     write_model(folder, "forever", f"{MODELS}.StreamsForever")
     write_model(folder, "a b é", f"{MODELS}.Told", home="spaces")
@@ -166,10 +175,14 @@ def test_names_are_decoded(server: Served) -> None:
     assert answer.json()["model_name"] == "a b é"
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/json"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/json"]
+)
 def test_json_is_json_whatever_its_content_type(server: Served, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
-    answer = requests.post(f"{server.url}/v2/models/echo/infer", data=json.dumps(body()), headers=headers, timeout=10)
+    answer = requests.post(
+        f"{server.url}/v2/models/echo/infer", data=json.dumps(body()), headers=headers, timeout=10
+    )
     assert answer.status_code == 200
 
 
@@ -194,10 +207,16 @@ def test_gzip_bodies(server: Served) -> None:
         ("{", "json_invalid", None),
         ('{"inputs": [NaN]}', "json_invalid", None),
         ('{"inputs": 1}', "list_type", ["body", "inputs"]),
-        ('{"inputs": [], "parameters": {"content_type": 1}}', "string_type", ["body", "parameters", "content_type"]),
+        (
+            '{"inputs": [], "parameters": {"content_type": 1}}',
+            "string_type",
+            ["body", "parameters", "content_type"],
+        ),
     ],
 )
-def test_a_body_that_is_no_request(server: Served, action: str, text: str, kind: str, loc: list[Any] | None) -> None:
+def test_a_body_that_is_no_request(
+    server: Served, action: str, text: str, kind: str, loc: list[Any] | None
+) -> None:
     answer = server.post(f"/v2/models/echo/{action}", data=text)
     assert is_error(answer, 422)
     (detail,) = answer.json()["detail"]
@@ -327,7 +346,9 @@ def test_values_through_numpy(server: Served, n: int, datatype: str, value: Any,
 @pytest.mark.parametrize(
     ("datatype", "value"), [("INT64", None), ("UINT8", 300), ("UINT8", -1), ("INT32", "x"), ("UINT64", 2**64)]
 )
-def test_values_that_do_not_fit_are_the_clients_fault(server: Served, n: int, datatype: str, value: Any) -> None:
+def test_values_that_do_not_fit_are_the_clients_fault(
+    server: Served, n: int, datatype: str, value: Any
+) -> None:
     assert is_error(server.infer("numpy", body(tensor("x", datatype, [value] * n))), 400)
 
 
@@ -461,7 +482,9 @@ def test_stream(server: Served, action: str, model: str) -> None:
     if model.endswith("/"):
         model = "many/versions/10"  # no stream of its own: one event
     headers = {"accept-encoding": "gzip"}
-    answer = server.post(f"/v2/models/{model}/{action}", body(parameters={"count": 3}, id="a"), headers=headers)
+    answer = server.post(
+        f"/v2/models/{model}/{action}", body(parameters={"count": 3}, id="a"), headers=headers
+    )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "content-encoding" not in answer.headers and "ce-id" not in answer.headers
@@ -489,7 +512,9 @@ def test_an_empty_stream(server: Served) -> None:
 @pytest.mark.parametrize(
     ("how", "status", "text"), [("mlserver", 418, "on purpose"), ("other", 500, "Internal Server Error")]
 )
-def test_an_error_before_the_first_event_has_its_status(server: Served, how: str, status: int, text: str) -> None:
+def test_an_error_before_the_first_event_has_its_status(
+    server: Served, how: str, status: int, text: str
+) -> None:
     parameters = {"count": 3, "fail_at": 0, "how": how}
     answer = server.post("/v2/models/streams/infer_stream", body(parameters=parameters))
     assert is_error(answer, status, text)
@@ -519,7 +544,9 @@ def test_an_error_in_mid_stream_is_told_and_cuts_it_off(server: Served, how: str
 
 
 def test_a_client_that_leaves_ends_the_stream(server: Served) -> None:
-    answer = server.post("/v2/models/streams/infer_stream", body(parameters={"count": 9, "key": "left"}), stream=True)
+    answer = server.post(
+        "/v2/models/streams/infer_stream", body(parameters={"count": 9, "key": "left"}), stream=True
+    )
     assert next(sse(answer))["outputs"][0]["data"] == ["0"]
     answer.close()
     for _ in range(8):
@@ -536,7 +563,8 @@ def test_a_client_that_leaves_cancels_what_the_model_waits_for(server: Served, f
     text = json.dumps(body(parameters={"key": key, "first": first})).encode()
     with server.connect() as connection:
         connection.sendall(
-            b"POST /v2/models/forever/infer_stream HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text)
+            b"POST /v2/models/forever/infer_stream HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(text), text)
         )
         if first:
             assert b"200 OK" in connection.recv(65536)
@@ -588,7 +616,13 @@ def test_index_of_what_is_ready(server: Served, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"json": {}}, {"data": "rubbish"}, {"data": b"\xff", "headers": {"content-type": "application/json"}}]
+    "kwargs",
+    [
+        {},
+        {"json": {}},
+        {"data": "rubbish"},
+        {"data": b"\xff", "headers": {"content-type": "application/json"}},
+    ],
 )
 def test_load_and_unload(server: Served, folder: Path, kwargs: dict[str, Any]) -> None:
     write_model(folder, "dynamic", f"{MODELS}.Echo")
@@ -599,7 +633,9 @@ def test_load_and_unload(server: Served, folder: Path, kwargs: dict[str, Any]) -
     answer = server.post("/v2/repository/models/dynamic/unload", **kwargs)
     assert (answer.status_code, answer.content) == (200, b"")
     assert is_error(server.infer("dynamic", body()), 404)
-    assert is_error(server.post("/v2/repository/models/dynamic/unload", **kwargs), 404, "Model dynamic not found")
+    assert is_error(
+        server.post("/v2/repository/models/dynamic/unload", **kwargs), 404, "Model dynamic not found"
+    )
 
 
 def test_load_of_what_is_not_there(server: Served, folder: Path) -> None:
@@ -685,7 +721,9 @@ def test_a_trailing_slash_keeps_encoded_names(server: Served) -> None:
     assert requests.get(answer.headers["location"], timeout=10).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/nowhere", "/nowhere/", "/v2/", "/v2/models/echo/nothing", "/v2/health", "//v2"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nowhere", "/nowhere/", "/v2/", "/v2/models/echo/nothing", "/v2/health", "//v2"]
+)
 def test_an_unknown_path(server: Served, path: str) -> None:
     if path == "/v2/":
         return  # a known path

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import msgspec
-from starlette.applications import Starlette
+from pydantic_core import ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import RedirectResponse, StreamingResponse
 from starlette.responses import Response as PlainResponse
-from starlette.responses import StreamingResponse
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlserver.errors import InvalidRequest, MLServerError
+from mlserver.cloudevents import (
+    CLOUDEVENTS_HEADER_ID,
+    CLOUDEVENTS_HEADER_REQUEST_ID,
+    CloudEventsTypes,
+    kubernetes_namespace,
+    model_headers,
+)
+from mlserver.errors import InvalidRequest
 from mlserver.executor import Call, Reply, describe
 from mlserver.rest.custom import CustomHandlers
 from mlserver.rest.responses import Response
@@ -28,14 +36,20 @@ from mlserver.types import RepositoryIndexRequest
 __all__ = ["create_app"]
 
 Endpoint = Callable[[Request], Awaitable[PlainResponse]]
+T = TypeVar("T")
 
 
-class TemplateRoute(Route):
-    """Tells the metrics which template a path belongs to."""
+class _Route(Route):
+    """Takes one method and no other, not even HEAD. Where it is counted, tells the metrics its template."""
+
+    def __init__(self, path: str, endpoint: Endpoint, method: str, counted: bool = True) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self.methods = {method}
+        self._counted = counted
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        if match is Match.FULL:
+        if match is Match.FULL and self._counted:
             child["route_template"] = self.path
         return match, child
 
@@ -44,7 +58,7 @@ def create_app(
     service: Service, settings: Settings, custom: CustomHandlers, extra_routes: Sequence[Route] = ()
 ) -> ASGIApp:
     """All REST routes over `service`; `custom` holds those that models bring along."""
-    endpoints = _Endpoints(service)
+    endpoints = _Endpoints(service, settings.server_name)
     model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
     routes = [
         _get("/v2/health/live", endpoints.live, counted=False),
@@ -68,57 +82,72 @@ def create_app(
         _post("/v2/repository/models/{model_name}/unload", endpoints.unload),
         *extra_routes,
     ]
-    middleware = []
-    if settings.cors_settings is not None:
-        cors = settings.cors_settings
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=cors.allow_origins,
-                allow_origin_regex=cors.allow_origin_regex,
-                allow_credentials=cors.allow_credentials,
-                allow_methods=cors.allow_methods,
-                allow_headers=cors.allow_headers,
-                expose_headers=cors.expose_headers,
-                max_age=cors.max_age,
-            )
-        )
-    handlers: dict[Any, Any] = {
-        HTTPException: _http_error,
-        MLServerError: _service_error,
-        Exception: _service_error,
-    }
-    built_in = Starlette(routes=routes)
+    built_in = Router(routes, redirect_slashes=False)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = built_in  # a router that belongs to an application raises what it cannot serve
         # What the server itself offers cannot be taken over by a model.
         if custom.matches(scope) and not any(route.matches(scope)[0] is Match.FULL for route in routes):
             await custom(scope, receive, send)
-        else:
-            await built_in.router(scope, receive, send)
+            return
+        target = _without_slash(scope)
+        if target is not None and (custom.matches(target) or any(r.matches(target)[0] is not Match.NONE for r in routes)):
+            await RedirectResponse(_location(target))(scope, receive, send)
+            return
+        await built_in(scope, receive, send)
 
-    app = Starlette(middleware=middleware, exception_handlers=handlers)
-    app.router = dispatch  # type: ignore[assignment]
-    return app
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def note_and_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await dispatch(scope, receive, note_and_send)
+        except Exception as exc:
+            if begun:
+                raise
+            await _error(exc)(scope, receive, send)
+
+    cors = settings.cors_settings
+    return app if cors is None else CORSMiddleware(app, **cors.model_dump())
 
 
 def _get(path: str, endpoint: Endpoint, counted: bool = True) -> Route:
-    return (TemplateRoute if counted else Route)(path, endpoint, methods=["GET"])
+    return _Route(path, endpoint, "GET", counted)
 
 
 def _post(path: str, endpoint: Endpoint) -> Route:
-    return TemplateRoute(path, endpoint, methods=["POST"])
+    return _Route(path, endpoint, "POST")
 
 
-async def _http_error(request: Request, exc: Exception) -> PlainResponse:
-    assert isinstance(exc, HTTPException)
-    # `detail` is what clients of older servers read.
-    return Response(
-        {"error": exc.detail, "detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {})
-    )
+def _without_slash(scope: Scope) -> Scope | None:
+    """The scope of the same path without the slash that it ends in, if it does."""
+    path = scope["path"].rstrip("/")
+    if path == scope["path"] or not path.removeprefix(scope["root_path"]):
+        return None
+    return {**scope, "path": path, "raw_path": scope["raw_path"].rstrip(b"/")}
 
 
-async def _service_error(request: Request, exc: Exception) -> PlainResponse:
+def _location(scope: Scope) -> str:
+    """The URL of a scope as its client sees it, who may talk to a proxy that takes a prefix away."""
+    headers = Headers(scope=scope)
+    prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+    if not prefix.startswith("/") or prefix.startswith("//"):
+        prefix = scope["root_path"]
+    path = scope["raw_path"].decode("latin-1").removeprefix(scope["root_path"])
+    query = scope["query_string"].decode("latin-1")
+    host = headers.get("host") or "{}:{}".format(*scope["server"])
+    return f"{scope['scheme']}://{host}{prefix}{path}" + (f"?{query}" if query else "")
+
+
+def _error(exc: Exception) -> PlainResponse:
+    if isinstance(exc, HTTPException):
+        # `detail` is what clients of older servers read.
+        content = {"error": exc.detail, "detail": exc.detail}
+        return Response(content, exc.status_code, headers=dict(exc.headers or {}))
     status, body = describe(exc)
     return PlainResponse(body, status, media_type="application/json")
 
@@ -126,8 +155,10 @@ async def _service_error(request: Request, exc: Exception) -> PlainResponse:
 class _Endpoints:
     """One method a route."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, server_name: str) -> None:
         self._service = service
+        self._server_name = server_name
+        self._namespace = kubernetes_namespace()
 
     async def live(self, request: Request) -> PlainResponse:
         live = self._service.live()
@@ -154,10 +185,16 @@ class _Endpoints:
 
     async def infer(self, request: Request) -> PlainResponse:
         """Inference for requests that the fast lane leaves alone, such as those of web pages under CORS."""
-        reply = await self._ask(Target(*_model(request)), await _call(request))
+        target = Target(*_model(request))
+        reply = await _while_connected(request, self._ask(target, await _call(request)))
         response = PlainResponse(reply.body, reply.status, media_type="application/json")
-        for key, value in (reply.headers or {}).items():
-            response.headers[str(key)] = str(value)
+        if reply.status == 200:
+            events = model_headers(CloudEventsTypes.Response, self._server_name, target.name, self._namespace)
+            if reply.id:
+                events[CLOUDEVENTS_HEADER_ID] = events[CLOUDEVENTS_HEADER_REQUEST_ID] = reply.id
+            response.headers.update({k: v for k, v in events.items() if v.isascii() and v.isprintable()})
+            own = {str(key): str(value) for key, value in (reply.headers or {}).items()}
+            response.headers.update({k: v for k, v in own.items() if k.lower() not in _FRAMING})
         return response
 
     async def _ask(self, target: Target, call: Call) -> Reply:
@@ -176,24 +213,22 @@ class _Endpoints:
 
     async def infer_stream(self, request: Request) -> PlainResponse:
         replies = self._service.infer_stream(Target(*_model(request)), await _call(request))
-        try:
-            first = await replies.__anext__()  # an error before the first event has a status of its own
-        except StopAsyncIteration:
-            return StreamingResponse(_nothing(), media_type="text/event-stream")
-        return StreamingResponse(_events(first, replies), media_type="text/event-stream")
+        # Waited for here: an error before the first event has a status of its own.
+        first = await _while_connected(request, anext(replies, None))
+        events = _events(first, replies) if first is not None else _nothing()
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def index(self, request: Request) -> PlainResponse:
         body = await request.body()
-        wanted = None
-        if body.strip():
-            try:
-                wanted = msgspec.json.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                raise InvalidRequest(f"body is not valid JSON: {exc}") from None
         try:
-            only_ready = RepositoryIndexRequest.model_validate(wanted or {}).ready or False
-        except ValueError as exc:
-            raise InvalidRequest(f"not a repository index request: {_first_line(exc)}") from None
+            wanted = msgspec.json.decode(body) if body.strip() else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise _not_an_index_request("json_invalid", [0], "JSON decode error", {}, exc) from None
+        try:
+            only_ready = RepositoryIndexRequest.model_validate({} if wanted is None else wanted).ready or False
+        except ValidationError as exc:
+            fault = exc.errors()[0]
+            raise _not_an_index_request(fault["type"], fault["loc"], fault["msg"], fault["input"], exc) from None
         return Response(await self._service.index(only_ready))
 
     async def load(self, request: Request) -> PlainResponse:
@@ -205,8 +240,31 @@ class _Endpoints:
         return PlainResponse(status_code=200)
 
 
-def _first_line(exc: Exception) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())  # type: ignore[attr-defined]
+_FRAMING = frozenset(("content-length", "content-type", "transfer-encoding", "connection"))
+
+
+def _not_an_index_request(kind: str, loc: Iterable[Any], msg: str, got: Any, exc: Exception) -> InvalidRequest:
+    text = " ".join(str(exc).split()) if kind == "json_invalid" else msg
+    detail = {"type": kind, "loc": ["body", *loc], "msg": msg, "input": got}
+    return InvalidRequest(f"not a repository index request: {text}", [detail])
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves. The body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 def _model(request: Request) -> tuple[str, str | None]:
@@ -220,16 +278,17 @@ async def _call(request: Request) -> Call:
     return Call(await request.body(), headers)
 
 
-async def _events(first: bytes, replies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield b"data: %b\n\n" % first
-    try:
-        async for reply in replies:
-            yield b"data: %b\n\n" % reply
-    except Exception as exc:
-        yield b"data: %b\n\n" % describe(exc)[1]
-        raise
+async def _events(first: bytes, replies: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(replies):
+        yield b"data: %b\n\n" % first
+        try:
+            async for reply in replies:
+                yield b"data: %b\n\n" % reply
+        except Exception as exc:
+            yield b"data: %b\n\n" % describe(exc)[1]
+            raise
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _nothing() -> AsyncGenerator[bytes, None]:
     return
     yield b""
