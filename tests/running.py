@@ -47,7 +47,10 @@ def write_model(
     home: str | None = None,
     **settings: Any,
 ) -> Path:
-    """A model's folder below `folder`: its settings, and `models.py` with `code`. `home`: where it is, if not at `name`."""
+    """A model's folder below `folder`:
+
+    its settings, and `models.py` with `code`. `home`: where it is, if not at `name`.
+    """
     path = folder / (home or name)
     path.mkdir(parents=True, exist_ok=True)
     if code is not None:
@@ -121,7 +124,7 @@ def serving(folder: Path | None = None, *, load: bool = True, **settings: Any) -
         run = asyncio.ensure_future(server.start(models))
         listening = asyncio.ensure_future(server.listening.wait())
         await asyncio.wait({run, listening}, return_when=asyncio.FIRST_COMPLETED)
-        while not run.done() and server.service.starting:
+        while not run.done() and server.service.starting:  # noqa: ASYNC110 - a fact to look up, no event
             await asyncio.sleep(0.005)
         listening.cancel()
         ready.set()

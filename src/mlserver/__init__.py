@@ -1,6 +1,7 @@
 """MLServer: serve Python models over the V2 / Open Inference Protocol.
 
-`import mlserver` gives runtime authors what they need and loads little: names and submodules arrive when first touched.
+`import mlserver` gives runtime authors what they need and loads little: names and submodules arrive when
+first touched.
 """
 
 from __future__ import annotations
@@ -26,10 +27,28 @@ _HOMES = {
     "log": "mlserver.metrics",
     "register": "mlserver.metrics",
 }
-_SUBMODULES = frozenset(
-    "batching cloudevents codecs context errors handlers kafka logging metrics model parallel raw registry repository "
-    "rest server settings types utils version".split()
-)
+_SUBMODULES = {
+    "batching",
+    "cloudevents",
+    "codecs",
+    "context",
+    "errors",
+    "handlers",
+    "kafka",
+    "logging",
+    "metrics",
+    "model",
+    "parallel",
+    "raw",
+    "registry",
+    "repository",
+    "rest",
+    "server",
+    "settings",
+    "types",
+    "utils",
+    "version",
+}
 
 
 def __getattr__(name: str) -> Any:

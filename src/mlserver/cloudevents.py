@@ -65,10 +65,13 @@ def kubernetes_namespace(path: Path = _NAMESPACE_FILE) -> str | None:
 def model_headers(
     event: CloudEventsTypes, server_name: str, model_name: str, namespace: str | None
 ) -> dict[str, str]:
-    """The headers that are the same for every inference of a model; the two that hold the request's id are not among them."""
+    """The headers that are the same for every inference of a model; the two that hold the request's id are
+    not among them.
+    """
     headers = {
         CLOUDEVENTS_HEADER_SPECVERSION: CLOUDEVENTS_HEADER_SPECVERSION_DEFAULT,
-        CLOUDEVENTS_HEADER_SOURCE: f"io.seldon.serving.deployment.{server_name}" + (f".{namespace}" if namespace else ""),
+        CLOUDEVENTS_HEADER_SOURCE: f"io.seldon.serving.deployment.{server_name}"
+        + (f".{namespace}" if namespace else ""),
         CLOUDEVENTS_HEADER_TYPE: event.value,
         CLOUDEVENTS_HEADER_MODEL_ID: model_name,
         CLOUDEVENTS_HEADER_INFERENCE_SERVICE: server_name,

@@ -1,8 +1,8 @@
 """What can go wrong, in a few classes whose texts help.
 
-Every error carries the HTTP status it stands for; each transport turns that status into its own words. A runtime may raise
-`MLServerError`, or a subclass of its own, to choose what its caller sees. Anything else that user code raises is a fault of
-the model and reaches the caller as a 500 without internals.
+Every error carries the HTTP status it stands for; each transport turns that status into its own words. A
+runtime may raise `MLServerError`, or a subclass of its own, to choose what its caller sees. Anything else
+that user code raises is a fault of the model and reaches the caller as a 500 without internals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MLServerError(Exception):
         self.status_code = status_code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses have constructors of their own; a copy must keep text and status without calling them again.
+        # Subclasses have constructors of their own: a copy keeps text and status without calling them again.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -147,10 +147,8 @@ class InputsNotFound(MLServerError):
         names = ", ".join(f"'{i.name}'" for i in inputs)
         known = ", ".join(f"'{name}'" for name in available)
         many = len(inputs) > 1
-        super().__init__(
-            f"Input{'s' if many else ''} {names} {'were' if many else 'was'} not found. Available inputs are {known}.",
-            400,
-        )
+        subject = f"Inputs {names} were" if many else f"Input {names} was"
+        super().__init__(f"{subject} not found. Available inputs are {known}.", 400)
 
 
 class OutputNotFound(MLServerError):
@@ -159,7 +157,8 @@ class OutputNotFound(MLServerError):
     def __init__(self, output_idx: int, output_type: Any, available: list[Any]) -> None:
         known = ", ".join(f"'{hint}'" for hint in available)
         super().__init__(
-            f"Output at position {output_idx} of type '{output_type}' does not match any of the return hints: {known}.",
+            f"Output at position {output_idx} of type '{output_type}' "
+            f"does not match any of the return hints: {known}.",
             400,
         )
 

@@ -1,9 +1,11 @@
 """From request bodies to reply bodies: decode -> group -> merge -> predict -> split -> encode.
 
-The executor is where tensors are understood and where user code is called. It is the same wherever it runs: it takes the calls
-of one model as the bytes that arrived and gives the bytes that go out, and knows nothing of sockets, queues or threads.
+The executor is where tensors are understood and where user code is called. It is the same wherever it runs:
+it takes the calls of one model as the bytes that arrived and gives the bytes that go out, and knows nothing
+of sockets, queues or threads.
 
-A call that fails, fails alone. A merged group that fails is run again in halves, so that the error finds the call it belongs to.
+A call that fails, fails alone. A merged group that fails is run again in halves, so that the error finds
+the call it belongs to.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import force_setattr
-
 from mlserver.batching.merge import fits, merge, rows_of
 from mlserver.cloudevents import CLOUDEVENTS_HEADER_TYPE, CLOUDEVENTS_HEADERS, CloudEventsTypes
 from mlserver.context import model_context, request_id_var
@@ -23,6 +23,7 @@ from mlserver.errors import InferenceError, InvalidRequest, MLServerError
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters
+from mlserver.types.base import set_field
 from mlserver.utils import generate_uuid
 from mlserver.wire import json as wire
 
@@ -39,7 +40,10 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back: an HTTP-style status, a JSON body, and for a success the request's id and the model's own headers."""
+    """What goes back:
+
+    an HTTP-style status, a JSON body, and for a success the request's id and the model's own headers.
+    """
 
     status: int
     body: bytes
@@ -142,7 +146,7 @@ class Executor:
         if request_id:
             headers["Ce-Id"] = headers["Ce-Requestid"] = request_id
         if message.parameters is None:
-            force_setattr(message, "parameters", Parameters(headers=headers))
+            set_field(message, "parameters", Parameters(headers=headers))
         else:
             message.parameters.headers = headers
 
@@ -182,7 +186,7 @@ class Executor:
             last = group[-1]
             if len(group) == 1:
                 request = last.request
-                force_setattr(request, "id", last.id)
+                set_field(request, "id", last.id)
                 request_id_var.set(last.id)
                 self._show_headers(request, {**last.call.headers, **self._events}, last.id)
             else:
@@ -207,7 +211,7 @@ class Executor:
         headers = _take_headers(response)
         ids = [work.id for work in group]
         if len(group) == 1:
-            force_setattr(response, "id", ids[0])
+            set_field(response, "id", ids[0])
             bodies = [wire.encode_response(response)]
         else:
             bodies = wire.encode_split(response, [work.rows for work in group], ids)
@@ -238,7 +242,7 @@ def _take_headers(response: InferenceResponse) -> dict[str, Any] | None:
     """The headers that the model set: they are no part of the body, where `parameters` always is."""
     parameters = response.parameters
     if parameters is None:
-        force_setattr(response, "parameters", Parameters())
+        set_field(response, "parameters", Parameters())
         return None
     headers, parameters.headers = parameters.headers, None
     if headers:

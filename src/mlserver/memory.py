@@ -1,7 +1,7 @@
 """How this process handles memory: warm blocks, a calm garbage collector.
 
-A fresh block of a few megabytes costs more in page faults than the copy into it. glibc gives such blocks back to the kernel as
-soon as they are free; told not to, it hands the next request the same, warm one.
+A fresh block of a few megabytes costs more in page faults than the copy into it. glibc gives such blocks
+back to the kernel as soon as they are free; told not to, it hands the next request the same, warm one.
 """
 
 from __future__ import annotations

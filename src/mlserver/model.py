@@ -24,14 +24,18 @@ __all__ = ["MLModel"]
 
 
 class MLModel:
-    """A model that can be loaded, asked and unloaded. A runtime overrides `load` and `predict`, and what else it needs.
+    """A model that can be loaded, asked and unloaded. A runtime overrides `load` and `predict`, and what
+    else it needs.
 
-    All three run on the model's own event loop, never on the one that talks to clients; `predict` may block it.
+    All three run on the model's own event loop, never on the one that talks to clients; `predict` may block
+    it.
 
-    Two promises a class may make beside its own `predict` (a subclass that overrides `predict` makes them anew):
+    Two promises a class may make beside its own `predict` (a subclass that overrides `predict` makes them
+    anew):
 
     inline: `predict` is a short pure function that never awaits, so it may run wherever that is quickest.
-    rows_independent: each output row depends on the same input row alone, so that requests which arrived together, fit
+    rows_independent: each output row depends on the same input row alone, so that requests which arrived
+    together, fit
         together and carry no parameters of their own may be answered by one call.
     """
 
@@ -54,8 +58,13 @@ class MLModel:
         """Answer one request."""
         raise NotImplementedError("predict() method not implemented")
 
-    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
-        """Answer a stream of requests with a stream of responses. By default one `predict` of the first request."""
+    async def predict_stream(
+        self, payloads: AsyncIterator[InferenceRequest]
+    ) -> AsyncIterator[InferenceResponse]:
+        """Answer a stream of requests with a stream of responses.
+
+        By default one `predict` of the first request.
+        """
         payload = await payloads.__anext__()
         yield await self.predict(payload)
 
@@ -102,7 +111,8 @@ class MLModel:
     # Tensors to Python and back, by content type
 
     def decode(self, request_input: RequestInput, default_codec: InputCodecLike | None = None) -> Any:
-        """An input as Python sees it: by its own content type, else the metadata's, else `default_codec`, else as it came.
+        """An input as Python sees it: by its own content type, else the metadata's, else `default_codec`,
+        else as it came.
 
         Raises CodecError when the values do not fit.
         """
@@ -113,7 +123,10 @@ class MLModel:
     def decode_request(
         self, inference_request: InferenceRequest, default_codec: RequestCodecLike | None = None
     ) -> Any:
-        """A whole request as Python sees it: by its content type, else the model's, else `default_codec`, else as it came."""
+        """A whole request as Python sees it:
+
+        by its content type, else the model's, else `default_codec`, else as it came.
+        """
         from mlserver.codecs import negotiation
 
         return negotiation.decode_request(
@@ -128,7 +141,9 @@ class MLModel:
 
         return negotiation.encode_output(payload, request_output, _by_name(self._outputs), default_codec)
 
-    def encode_response(self, payload: Any, default_codec: RequestCodecLike | None = None) -> InferenceResponse:
+    def encode_response(
+        self, payload: Any, default_codec: RequestCodecLike | None = None
+    ) -> InferenceResponse:
         """A value as a whole response. Raises CodecNotFound when nothing can encode it."""
         from mlserver.codecs import negotiation
 

@@ -1,7 +1,8 @@
 """What is loaded: models by name and version, and the swap of one copy for another without a gap.
 
-A name has one default version: the unversioned model where there is one, else the highest version. A reload brings the new copy
-up beside the old one, then swaps, then lets the old one finish what it has; callers never find nothing.
+A name has one default version: the unversioned model where there is one, else the highest version. A reload
+brings the new copy up beside the old one, then swaps, then lets the old one finish what it has; callers
+never find nothing.
 """
 
 from __future__ import annotations
@@ -62,15 +63,17 @@ def newer(a: str, b: str) -> int:
 class ModelRegistry:
     """The loaded models, and those that were asked for and failed.
 
-    make_replica: gives the replica for a model's settings, not yet loaded.
-    on_loaded, on_unloaded: awaited with (new, old) before a model is swapped in, and with (old, new) when one goes.
+    make_replica: gives the replica for a model's settings, not yet loaded. on_loaded, on_unloaded: awaited
+    with (new, old) before a model is swapped in, and with (old, new) when one goes.
     """
 
     def __init__(self, make_replica: ReplicaFactory) -> None:
         self._make_replica = make_replica
         self._versions: dict[str, dict[str | None, LoadedModel]] = {}
         self._defaults: dict[str, LoadedModel] = {}
-        self._loads: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._loads: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         self._closing = False
         self.age = 0  # counts the changes of what `find` finds
         # Models that were to be loaded and could not be: name and version to the reason.
@@ -81,7 +84,10 @@ class ModelRegistry:
     # Finding
 
     def find(self, name: str, version: str | None = None) -> LoadedModel:
-        """The loaded model of that name and version, or of the name's default version. Raises ModelNotFound."""
+        """The loaded model of that name and version, or of the name's default version.
+
+        Raises ModelNotFound.
+        """
         loaded = self._versions.get(name, {}).get(version) if version else self._defaults.get(name)
         if loaded is None:
             raise ModelNotFound(name, version or None)
@@ -116,8 +122,8 @@ class ModelRegistry:
     async def load(self, settings: ModelSettings) -> MLModel:
         """Load a model, or reload one that is loaded already; the old copy serves until the new one is ready.
 
-        Loads of one version wait for each other. Raises what the model's code raises, when a copy that serves already goes on
-        serving; ModelNotFound when the model was unloaded meanwhile.
+        Loads of one version wait for each other. Raises what the model's code raises, when a copy that
+        serves already goes on serving; ModelNotFound when the model was unloaded meanwhile.
         """
         lock = self._loads.setdefault((settings.name, settings.version), asyncio.Lock())
         async with lock:

@@ -1,11 +1,13 @@
 """A replica: one loaded copy of a model, the calls that wait for it, and where its code runs.
 
-Two lanes lead to the executor. User code runs on a thread of the model's own with its own event loop, always the same one, so
-that nothing it does holds up the loop that talks to clients. A model that promises a short pure `predict` takes the short cut:
-it runs right where the calls arrived, as soon as everything that came in one turn of the loop has been collected, for as long as
-it keeps that promise; a slow turn or a large body sends its calls to the thread until it is quick again.
+Two lanes lead to the executor. User code runs on a thread of the model's own with its own event loop,
+always the same one, so that nothing it does holds up the loop that talks to clients. A model that promises
+a short pure `predict` takes the short cut: it runs right where the calls arrived, as soon as everything
+that came in one turn of the loop has been collected, for as long as it keeps that promise; a slow turn or a
+large body sends its calls to the thread until it is quick again.
 
-Nobody waits for company: a free replica takes what is there, all of it where calls may be merged. While it is busy, they gather.
+Nobody waits for company: a free replica takes what is there, all of it where calls may be merged. While it
+is busy, they gather.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class Waiting:
 class Replica:
     """Loads a model, answers its calls, unloads it.
 
-    All methods belong to the loop that is running when the replica is made. `max_waiting`: calls that may wait before more are
-    refused; 0 sets no limit.
+    All methods belong to the loop that is running when the replica is made. `max_waiting`: calls that may
+    wait before more are refused; 0 sets no limit.
     """
 
     def __init__(self, settings: ModelSettings, request_events: dict[str, str], max_waiting: int = 0) -> None:
@@ -130,7 +132,8 @@ class Replica:
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            if left:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             loop.close()
@@ -173,7 +176,10 @@ class Replica:
             self._front.call_soon(self._turn)
 
     def abandon(self, waiting: Waiting) -> None:
-        """Nobody waits for this call any more: it is dropped where it has not started, and cancelled where it awaits."""
+        """Nobody waits for this call any more:
+
+        it is dropped where it has not started, and cancelled where it awaits.
+        """
         waiting.left = True
         task = waiting.task
         if task is not None:
@@ -287,13 +293,19 @@ class Replica:
     # Streams
 
     def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """The replies to a streaming call, each one JSON body. Closing the generator cancels the model's side."""
+        """The replies to a streaming call, each one JSON body.
+
+        Closing the generator cancels the model's side.
+        """
         if self._executor is None:
             raise ModelNotFound(self.settings.name, self.settings.version)
         return self.iterate(self._executor.stream(call))
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """The items of a generator of the model's, which runs where all its code runs. Closing this closes that."""
+        """The items of a generator of the model's, which runs where all its code runs.
+
+        Closing this closes that.
+        """
         queue: asyncio.Queue[Any] = asyncio.Queue(_STREAM_AHEAD)
         wanted = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import StartError
@@ -71,7 +72,9 @@ class MLServer:
         registry.on_unloaded.append(custom.unloaded)
         self.service.starting = bool(models_settings)
         extra = [metrics_route(settings.metrics_endpoint, self._metrics)] if settings.metrics_endpoint else []
-        http = HttpServer(settings, create_app(self.service, settings, custom, extra), self.service, self._metrics)
+        http = HttpServer(
+            settings, create_app(self.service, settings, custom, extra), self.service, self._metrics
+        )
         registry.on_unloaded.append(http.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
         self._handle_signals()
@@ -81,7 +84,9 @@ class MLServer:
                 self.metrics_port = await metrics.start()
             logger.info("REST: http://%s:%d", settings.host, self.http_port)
             if self.metrics_port is not None:
-                logger.info("metrics: http://%s:%d%s", settings.host, self.metrics_port, settings.metrics_endpoint)
+                logger.info(
+                    "metrics: http://%s:%d%s", settings.host, self.metrics_port, settings.metrics_endpoint
+                )
             self.listening.set()
             if await self._load(models_settings):
                 self.service.starting = False
@@ -106,12 +111,17 @@ class MLServer:
         self._stop_requested.set()
 
     async def _load(self, models: Sequence[ModelSettings]) -> bool:
-        """Load all models at once; whether that was not cut short by a stop. Raises StartError for the first that fails."""
+        """Load all models at once; whether that was not cut short by a stop.
+
+        Raises StartError for the first that fails.
+        """
         if not models:
             return True
-        loads = {asyncio.ensure_future(self._model_registry.load(settings)): settings for settings in models}
-        stop = asyncio.ensure_future(self._stop_requested.wait())
-        pending: set[asyncio.Future[object]] = {stop, *loads}
+        loads: dict[asyncio.Future[Any], ModelSettings] = {
+            asyncio.ensure_future(self._model_registry.load(settings)): settings for settings in models
+        }
+        stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop_requested.wait())
+        pending = {stop, *loads}
         try:
             while pending != {stop}:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -120,8 +130,10 @@ class MLServer:
                 for load in done:
                     exc = load.exception()
                     if exc is not None:
-                        name = loads[load].name  # type: ignore[index]
-                        raise StartError(f"model '{name}' could not be loaded: {type(exc).__name__}: {exc}") from exc
+                        name = loads[load].name
+                        raise StartError(
+                            f"model '{name}' could not be loaded: {type(exc).__name__}: {exc}"
+                        ) from exc
             return True
         finally:
             for task in pending:

@@ -41,7 +41,10 @@ _now = time.perf_counter
 
 
 class Target:
-    """A model as a client addresses it. Remembers what it found for as long as the registry does not change."""
+    """A model as a client addresses it.
+
+    Remembers what it found for as long as the registry does not change.
+    """
 
     __slots__ = ("_age", "_loaded", "counters", "name", "version")
 
@@ -205,7 +208,8 @@ class Service:
     async def load(self, name: str) -> None:
         """(Re)load every version that the repository has of a model, then unload those that it has no more.
 
-        Raises ModelNotFound when it has none, else the first error; versions that did load are served all the same.
+        Raises ModelNotFound when it has none, else the first error; versions that did load are served all
+        the same.
         """
         found = await self.repository.find(name)
         results = await asyncio.gather(*(self.registry.load(s) for s in found), return_exceptions=True)

@@ -1,15 +1,15 @@
 """The values of one tensor, and the datatypes that they may have.
 
-A tensor is its bytes. What arrives is a slice of JSON text, or a buffer; what a model makes is an ndarray. A list, an ndarray
-or JSON text is a *view*, made when somebody asks for it:
+A tensor is its bytes. What arrives is a slice of JSON text, or a buffer; what a model makes is an ndarray. A
+list, an ndarray or JSON text is a *view*, made when somebody asks for it:
 
     JSON text --- msgspec ---> list  (`root`: what user code indexes and iterates)
         \\---- simdjson ---> ndarray (`to_array`: what codecs ask for; no Python object per element)
     ndarray ----- tolist ----> list
         \\---- orjson -----> JSON text (`to_json`: what goes out)
 
-Nothing here knows of names, requests or transports. Lists are live: once `root` was handed out it is the only truth, since its
-holder may change it.
+Nothing here knows of names, requests or transports. Lists are live: once `root` was handed out it is the only
+truth, since its holder may change it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ class TensorData:
 
     def __init__(self, root: Any) -> None:
         if type(root) is TensorData:
-            self._json, self._array, self._reread, self._root = root._json, root._array, root._reread, root._root
+            self._json, self._array, self._reread, self._root = (
+                root._json,
+                root._array,
+                root._reread,
+                root._root,
+            )
         else:
             self._json = self._array = self._reread = None
             self._root = root
@@ -92,7 +97,7 @@ class TensorData:
 
     @classmethod
     def from_array(cls, array: Array, reread: Callable[[], TensorData] | None = None) -> TensorData:
-        """The values of a numeric or boolean array, row-major. The array is kept, not copied, where it is contiguous.
+        """The values of a numeric or boolean array, row-major; kept, not copied, where it is contiguous.
 
         reread: where the array was parsed from text, gives the values as that text had them.
         """
@@ -105,7 +110,7 @@ class TensorData:
 
     @property
     def root(self) -> Any:
-        """The plain Python value: usually a list, live, flat or nested as it arrived. NaN in an array shows as None."""
+        """The plain Python value: usually a list, live, flat or nested as it came. An array's NaN is None."""
         if self._root is _UNMADE:
             if self._reread is not None:
                 self._root = self._reread().root
@@ -131,11 +136,11 @@ class TensorData:
     def to_array(self, datatype: str) -> Array:
         """The values as an ndarray of the dtype of `datatype`, which must not be BYTES.
 
-        The shape follows from the values: nested lists give their own shape, a scalar gives `()`. Null is NaN in floats and
-        False in BOOL; floats are cut off into integers and numeric text is parsed. The array is the caller's own unless the
-        values came as one.
+        The shape follows from the values: nested lists give their own shape, a scalar gives `()`. Null is NaN
+        in floats and False in BOOL; floats are cut off into integers and numeric text is parsed. The array is
+        the caller's own unless the values came as one.
 
-        Raises CodecError when a value does not fit: null in an integer tensor, out of range, ragged nesting, text.
+        Raises CodecError when a value does not fit: null in an integer tensor, out of range, ragged, text.
         """
         dtype = DTYPES[datatype]
         if self._array is not None:
@@ -261,7 +266,7 @@ def flatten(values: Any) -> list[Any]:
 
 
 def array_to_json(array: Array) -> bytes:
-    """A numeric array as a flat JSON list, row-major; NaN and infinities are null, FP16 and FP32 are widened first."""
+    """A numeric array as a flat JSON list, row-major; NaN and infinities are null, floats widened first."""
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         array = array.astype(np.float64)
     if array.size <= _SMALL_ARRAY:
@@ -294,6 +299,8 @@ def _read(text: Any) -> Any:
         return _decode_json(text)
     except RecursionError as exc:
         raise CodecError("lists are nested too deeply") from exc
+    except msgspec.DecodeError as exc:  # the JSON is valid; a number in it is beyond what Python reads
+        raise CodecError(str(exc)) from exc
 
 
 def _parse_numbers(text: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
@@ -306,7 +313,7 @@ def _parse_numbers(text: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
 
 
 def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
-    """A JSON list of numbers, or a list of such lists, straight into an array; None where the slow way has to judge."""
+    """A JSON list of numbers, or of such lists, right into an array; None where the slow way must judge."""
     text = text if isinstance(text, bytes) else bytes(text)
     try:
         array = numbers_of(json_parser().parse(text), dtype)
@@ -326,9 +333,9 @@ def json_parser() -> simdjson.Parser:
 
 
 def numbers_of(values: Any, dtype: np.dtype[Any]) -> Array | None:
-    """The elements of a simdjson array as an ndarray, or None where they are not plainly numbers of this kind.
+    """The elements of a simdjson array as an ndarray, or None where they are not plainly such numbers.
 
-    Lists among numbers, as in [1, [2]], go unnoticed: the text then has more brackets than 1, or 1 + the rows.
+    Lists among numbers, as in [1, [2]], go unnoticed: their text has more brackets than 1, or 1 + the rows.
     """
     if not isinstance(values, simdjson.Array):
         return None

@@ -18,7 +18,9 @@ class BatchedRequests:
         self.merged_request = merge(list(self.inference_requests.values()))
 
     def split_response(self, batched_response: InferenceResponse) -> dict[str, InferenceResponse]:
-        """Each request's own part of the response, with its own id; nothing where the response has no outputs."""
+        """Each request's own part of the response, with its own id; nothing where the response has no
+        outputs.
+        """
         if not batched_response.outputs:
             return {}
         requests = list(self.inference_requests.values())

@@ -1,7 +1,8 @@
 """Requests into one request, and its response back into theirs. Pure: no clock, no queue, no model.
 
-Rows are joined and cut along axis 0. `fits` tells which requests may be joined at all; `merge` joins them; `split` undoes it:
-split(f(merge(requests))) gives each request what f(request) would have given, for any f that treats rows alone.
+Rows are joined and cut along axis 0. `fits` tells which requests may be joined at all; `merge` joins them;
+`split` undoes it: split(f(merge(requests))) gives each request what f(request) would have given, for any f
+that treats rows alone.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _OWN = ("content_type", "headers")
 def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
     """A key that is equal for requests which may be merged; None for one that has to go alone.
 
-    Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs. A request without
-    inputs, with a tensor that has no first dimension, or with parameters of its own goes alone.
+    Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs.
+    A request without inputs, with a tensor that has no first dimension, or with parameters of its own goes
+    alone.
     """
     inputs = request.inputs
     if not inputs or _has_extra(request.parameters):
@@ -35,7 +37,12 @@ def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
     key: list[Any] = [request.parameters and request.parameters.content_type]
     for tensor in inputs:
         shape, parameters = tensor.shape, tensor.parameters
-        if not shape or min(shape) < 0 or shape[0] != (shape[0] if rows is None else rows) or _has_extra(parameters):
+        if (
+            not shape
+            or min(shape) < 0
+            or shape[0] != (shape[0] if rows is None else rows)
+            or _has_extra(parameters)
+        ):
             return None
         rows = shape[0]
         key += (tensor.name, tensor.datatype, parameters and parameters.content_type, *shape[1:])
@@ -57,10 +64,11 @@ def rows_of(request: InferenceRequest) -> int:
 
 
 def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
-    """One request with the rows of all, in order. Inputs go by name; parameters of the requests are overlaid, the last wins.
+    """One request with the rows of all, in order. Inputs go by name; parameters of the requests are
+    overlaid, the last wins.
 
-    Raises InvalidTensor or CodecError when a tensor's values do not fill its shape; the message does not say whose it was, so
-    a caller who needs to know asks one by one.
+    Raises InvalidTensor or CodecError when a tensor's values do not fill its shape; the message does not
+    say whose it was, so a caller who needs to know asks one by one.
     """
     names: dict[str, list[RequestInput]] = {}
     for request in requests:
@@ -135,7 +143,8 @@ def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData],
 def _wrong_size(tensor: RequestInput, got: int) -> InvalidTensor:
     need = math.prod(tensor.shape)
     return InvalidTensor(
-        f"input '{tensor.name}' has shape {list(tensor.shape)}, which has {need} elements, but {got} values were given"
+        f"input '{tensor.name}' has shape {list(tensor.shape)}, which has {need} elements, "
+        f"but {got} values were given"
     )
 
 
@@ -152,7 +161,9 @@ def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters
     )
 
 
-def split(response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]) -> list[InferenceResponse]:
+def split(
+    response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]
+) -> list[InferenceResponse]:
     """The response to a merged request, cut into one per member: `rows[i]` rows and id `ids[i]` for the i-th.
 
     Raises MLServerError (500) when an output does not have as many rows as were asked about.
@@ -175,7 +186,8 @@ def _split_output(output: ResponseOutput, rows: Sequence[int], total: int) -> li
     returned = output.shape[0] if output.shape else 1
     if returned != total:
         raise MLServerError(
-            f"model returned {returned} rows for {total} in output '{output.name}' of a batch of {len(rows)} requests",
+            f"model returned {returned} rows for {total} in output '{output.name}' "
+            f"of a batch of {len(rows)} requests",
             500,
         )
     trailing = list(output.shape[1:])
@@ -204,13 +216,18 @@ def _split_data(output: ResponseOutput, rows: Sequence[int], total: int) -> list
         width = 1  # nested rows
     if len(values) != total * width:
         raise MLServerError(
-            f"model returned {len(values)} values for output '{output.name}' of shape {list(output.shape)}", 500
+            f"model returned {len(values)} values for output '{output.name}' of shape {list(output.shape)}",
+            500,
         )
     cut: list[TensorData] = []
     start = 0
     for count in rows:
         piece = values[start : start + count * width]
-        cut.append(TensorData.from_array(piece) if array is not None and array.dtype.kind in "biuf" else TensorData(piece))
+        cut.append(
+            TensorData.from_array(piece)
+            if array is not None and array.dtype.kind in "biuf"
+            else TensorData(piece)
+        )
         start += count * width
     return cut
 
@@ -220,7 +237,9 @@ def _split_parameters(parameters: Parameters | None, rows: Sequence[int]) -> lis
     if parameters is None:
         return [None] * len(rows)
     if not parameters.model_extra:
-        return [parameters] * len(rows) if parameters.headers is None else [copy.copy(parameters) for _ in rows]
+        return (
+            [parameters] * len(rows) if parameters.headers is None else [copy.copy(parameters) for _ in rows]
+        )
     dealt: list[Parameters | None] = []
     row = 0
     for count in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -91,7 +91,9 @@ def create_app(
             await custom(scope, receive, send)
             return
         target = _without_slash(scope)
-        if target is not None and (custom.matches(target) or any(r.matches(target)[0] is not Match.NONE for r in routes)):
+        if target is not None and (
+            custom.matches(target) or any(r.matches(target)[0] is not Match.NONE for r in routes)
+        ):
             await RedirectResponse(_location(target))(scope, receive, send)
             return
         await built_in(scope, receive, send)
@@ -101,8 +103,8 @@ def create_app(
 
         async def note_and_send(message: Message) -> None:
             nonlocal begun
-            begun = True
             await send(message)
+            begun = True
 
         try:
             await dispatch(scope, receive, note_and_send)
@@ -225,10 +227,14 @@ class _Endpoints:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise _not_an_index_request("json_invalid", [0], "JSON decode error", {}, exc) from None
         try:
-            only_ready = RepositoryIndexRequest.model_validate({} if wanted is None else wanted).ready or False
+            only_ready = (
+                RepositoryIndexRequest.model_validate({} if wanted is None else wanted).ready or False
+            )
         except ValidationError as exc:
             fault = exc.errors()[0]
-            raise _not_an_index_request(fault["type"], fault["loc"], fault["msg"], fault["input"], exc) from None
+            raise _not_an_index_request(
+                fault["type"], fault["loc"], fault["msg"], fault["input"], exc
+            ) from None
         return Response(await self._service.index(only_ready))
 
     async def load(self, request: Request) -> PlainResponse:
@@ -243,13 +249,15 @@ class _Endpoints:
 _FRAMING = frozenset(("content-length", "content-type", "transfer-encoding", "connection"))
 
 
-def _not_an_index_request(kind: str, loc: Iterable[Any], msg: str, got: Any, exc: Exception) -> InvalidRequest:
+def _not_an_index_request(
+    kind: str, loc: Iterable[Any], msg: str, got: Any, exc: Exception
+) -> InvalidRequest:
     text = " ".join(str(exc).split()) if kind == "json_invalid" else msg
     detail = {"type": kind, "loc": ["body", *loc], "msg": msg, "input": got}
     return InvalidRequest(f"not a repository index request: {text}", [detail])
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client leaves. The body must have been read."""
 
     async def gone() -> None:

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import math
 import re
+import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
@@ -324,7 +325,23 @@ class HttpProtocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may say that it sends no more and still wait for its answers.
         self._eof = True
-        return self._request is not None or (self._keep and bool(self._pending))
+        if self._request is not None:
+            self._probe(self._request)
+            return True
+        return self._keep and bool(self._pending)
+
+    def _probe(self, head: Head) -> None:
+        """Find out whether the client still listens: no model should go on working for one that has left.
+
+        Both look the same until something is sent to them that means nothing. One that has left resets the
+        connection, which `sweep` notices.
+        """
+        if self._app_run is not None and self._app_run.streaming:
+            self._app_run.probe()
+        elif head.version == "1.1":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._drained is None:
+            self._deadline = -_NEVER  # at every sweep
 
     def pause_writing(self) -> None:
         self._drained = self._server.loop.create_future()
@@ -682,6 +699,8 @@ class HttpProtocol(asyncio.Protocol):
         data, self._pending = self._pending, b""
         if data:
             self._read(data)
+        if self._eof and self._request is not None:
+            self._probe(self._request)
         self._resume_reading()
         if self._eof and self._request is None and not self._pending:
             self._close()  # what came last is no whole request
@@ -735,6 +754,10 @@ class HttpProtocol(asyncio.Protocol):
         """Act on a deadline that has passed."""
         if now < self._deadline:
             return
+        if self._deadline == -_NEVER:
+            if _was_reset(self._transport):
+                self._transport.abort()
+            return
         unsent = self._transport.get_write_buffer_size()
         if unsent and unsent != self._unsent:
             # The client reads, if slowly; or this is the first look at what it does not read.
@@ -756,6 +779,12 @@ class HttpProtocol(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+def _was_reset(transport: asyncio.Transport) -> bool:
+    # A loop does not watch a connection that has nothing to send and whose client will send no more.
+    connection = transport.get_extra_info("socket")
+    return connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
@@ -829,10 +858,16 @@ class _AppRun:
         self._scope: Scope = {}
         self._status = 0
         self._headers: Headers = ()
-        self._streaming = False
+        self.streaming = False
         self._chunked = False
         self._left: int | None = None  # bytes that are missing of a body of known length
         self._finished = False
+
+    def probe(self) -> None:
+        """Send what means nothing, where the stream has such a thing."""
+        events = (_value_of(b"content-type", self._headers) or b"").startswith(b"text/event-stream")
+        if events and self._head.method != "HEAD":
+            self._write(b":\n\n")
 
     def disconnect(self) -> None:
         self._gone = True
@@ -845,7 +880,7 @@ class _AppRun:
         except Exception as exc:
             if self._gone:
                 return
-            if not self._streaming and not self._finished:
+            if not self.streaming and not self._finished:
                 self._status, body = describe(exc)
                 self._finish(JSON_HEADERS, body)
                 return
@@ -869,10 +904,10 @@ class _AppRun:
             self._status = message["status"]
             return
         body, more = message.get("body", b""), message.get("more_body", False)
-        if not self._streaming and not more:
+        if not self.streaming and not more:
             self._finish(self._headers, body)
             return
-        if not self._streaming:
+        if not self.streaming:
             self._begin_stream()
         if body and self._head.method != "HEAD" and self._status not in _BODILESS:
             self._write(body)
@@ -881,7 +916,7 @@ class _AppRun:
             self._end_stream()
 
     def _begin_stream(self) -> None:
-        self._streaming = True
+        self.streaming = True
         length = _value_of(b"content-length", self._headers)
         if length is not None:
             self._left = int(length)

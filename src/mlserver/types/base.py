@@ -1,7 +1,8 @@
 """Message types: msgspec structs that answer to the pydantic names users call.
 
-msgspec decodes JSON straight into these classes, without running Python for what is plain. Code that builds them by keyword
-goes through `validate`, which coerces and refuses what pydantic's lax mode would, and raises pydantic's own error class.
+msgspec decodes JSON straight into these classes, without running Python for what is plain. Code that builds
+them by keyword goes through `validate`, which coerces and refuses what pydantic's lax mode would, and raises
+pydantic's own error class.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import types as _types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -22,9 +23,13 @@ import orjson
 
 from mlserver.tensor import TensorData
 
-__all__ = ["BaseModel", "Parameters", "ValidationFault", "validate"]
+__all__ = ["BaseModel", "Parameters", "ValidationFault", "set_field", "validate"]
+
+# Sets a field without the checks of `BaseModel.__setattr__`, for code that knows what it does.
+set_field: Callable[[Any, str, Any], None] = cast(Any, msgspec.structs.force_setattr)
 
 Loc = tuple[Any, ...]
+Values = dict[str, Any]
 M = TypeVar("M", bound="BaseModel")
 
 
@@ -37,7 +42,20 @@ class ValidationFault(typing.NamedTuple):
     ctx: dict[str, Any] | None = None
 
 
-class _ModelMeta(type(msgspec.Struct)):  # type: ignore[misc]
+if typing.TYPE_CHECKING:
+    _StructMeta = msgspec.StructMeta
+
+    class _Struct:
+        """To type checkers no dataclass: any keyword is welcome there, and judged when it runs."""
+
+        __struct_fields__: ClassVar[tuple[str, ...]]
+
+else:
+    _StructMeta = type(msgspec.Struct)
+    _Struct = msgspec.Struct
+
+
+class _ModelMeta(_StructMeta):
     """Calling a class validates; msgspec's decoder builds instances without calling it."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
@@ -55,7 +73,7 @@ class _ModelMeta(type(msgspec.Struct)):  # type: ignore[misc]
         return super().__call__(**kwargs)
 
 
-class BaseModel(msgspec.Struct, metaclass=_ModelMeta, dict=True, omit_defaults=True):
+class BaseModel(_Struct, metaclass=_ModelMeta, dict=True, omit_defaults=True):
     """What all messages have in common."""
 
     if typing.TYPE_CHECKING:
@@ -128,7 +146,7 @@ class BaseModel(msgspec.Struct, metaclass=_ModelMeta, dict=True, omit_defaults=T
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._values(), self.__dict__)
 
-    def _values(self) -> dict[str, Any]:
+    def _values(self) -> Values:
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
     # Taking it apart
@@ -151,7 +169,9 @@ class BaseModel(msgspec.Struct, metaclass=_ModelMeta, dict=True, omit_defaults=T
         **kwargs: Any,
     ) -> Any:
         """Plain dicts and lists. Fields that are unset or None are left out, unless asked for."""
-        return _Dump(mode == "json", exclude_unset, exclude_none, exclude_defaults).model(self, include, exclude)
+        return _Dump(mode == "json", exclude_unset, exclude_none, exclude_defaults).model(
+            self, include, exclude
+        )
 
     def model_dump_json(self, *, indent: int | None = None, **kwargs: Any) -> str:
         """Compact JSON: NaN and infinities are null, bytes are UTF-8 text."""
@@ -178,14 +198,15 @@ class BaseModel(msgspec.Struct, metaclass=_ModelMeta, dict=True, omit_defaults=T
         )
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Values:
         return {"type": "object", "title": cls.__name__}
 
 
 class Parameters:
-    """Open parameters of a request, tensor or model: `content_type`, `headers` and any other key, as attributes.
+    """Open parameters of a request, tensor or model: `content_type`, `headers`, any other key, as attributes.
 
-    Names that start with an underscore belong to the server (`_decoded_payload`); they are kept, but never dumped nor compared.
+    Names that start with an underscore belong to the server (`_decoded_payload`): they are kept, but never
+    dumped nor compared.
     """
 
     __slots__ = ("__dict__", "content_type", "headers", "model_extra")
@@ -196,7 +217,7 @@ class Parameters:
 
     model_fields: ClassVar[tuple[str, ...]] = ("content_type", "headers")
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, /, **kwargs: Any) -> None:
         faults: list[ValidationFault] = []
         content_type = kwargs.pop("content_type", None)
         if content_type is not None and not isinstance(content_type, str):
@@ -222,7 +243,11 @@ class Parameters:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("model_extra", "content_type", "headers"):  # an instance that copy or pickle is still filling
+        if name in (
+            "model_extra",
+            "content_type",
+            "headers",
+        ):  # an instance that copy or pickle is still filling
             raise AttributeError(name)
         try:
             return self.model_extra[name]
@@ -260,7 +285,9 @@ class Parameters:
         return _rebuild_parameters, state
 
     def __copy__(self) -> Parameters:
-        return _rebuild_parameters(self.content_type, self.headers, dict(self.model_extra), dict(self.__dict__))
+        return _rebuild_parameters(
+            self.content_type, self.headers, dict(self.model_extra), dict(self.__dict__)
+        )
 
     def items(self) -> Iterable[tuple[str, Any]]:
         """Every key that is set to something, `content_type` and `headers` first."""
@@ -290,13 +317,15 @@ class Parameters:
             setattr(copied, name, value)
         return copied
 
-    def copy(self, *, deep: bool = False, update: Mapping[str, Any] | None = None, **kwargs: Any) -> Parameters:
+    def copy(
+        self, *, deep: bool = False, update: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Parameters:
         return self.model_copy(deep=deep, update=update)
 
-    model_dump = BaseModel.model_dump
-    model_dump_json = BaseModel.model_dump_json
-    dict = BaseModel.dict
-    json = BaseModel.json
+    model_dump: Any = BaseModel.model_dump
+    model_dump_json: Any = BaseModel.model_dump_json
+    dict: Any = BaseModel.dict
+    json: Any = BaseModel.json
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -332,13 +361,18 @@ def _deprecated(old: str, new: str) -> None:
     warnings.warn(f"`{old}` is deprecated, use `{new}`", DeprecationWarning, stacklevel=3)
 
 
-# --- dumping -----------------------------------------------------------------------------------------------------------
+# --- dumping ----------------------------------------------------------------------------------------------
 
 
 class _Dump:
-    """One walk over a message. `include` and `exclude` are pydantic's: sets, or mappings of field or index to the same."""
+    """One walk over a message.
 
-    def __init__(self, as_json: bool, exclude_unset: bool, exclude_none: bool, exclude_defaults: bool) -> None:
+    `include` and `exclude` are pydantic's: sets, or mappings of field or index to the same.
+    """
+
+    def __init__(
+        self, as_json: bool, exclude_unset: bool, exclude_none: bool, exclude_defaults: bool
+    ) -> None:
         self.as_json = as_json
         self.exclude_unset = exclude_unset
         self.exclude_none = exclude_none or exclude_defaults  # every default is None
@@ -446,7 +480,7 @@ def _all_items(parameters: Parameters) -> Iterable[tuple[str, Any]]:
     yield from parameters.model_extra.items()
 
 
-# --- validation --------------------------------------------------------------------------------------------------------
+# --- validation -------------------------------------------------------------------------------------------
 
 Validator = Callable[[Any, Loc, "list[ValidationFault]"], Any]
 
@@ -507,7 +541,8 @@ def _validated(cls: type, obj: Any) -> Any:
 def _validation_error(title: str, faults: list[ValidationFault]) -> Exception:
     from pydantic_core import ValidationError
 
-    return ValidationError.from_exception_data(title, [to_error_details(fault) for fault in faults])  # type: ignore[misc]
+    details: list[Any] = [to_error_details(fault) for fault in faults]
+    return ValidationError.from_exception_data(title, details)
 
 
 def to_error_details(fault: ValidationFault) -> dict[str, Any]:
@@ -583,7 +618,9 @@ def _boolean(value: Any, loc: Loc, faults: list[ValidationFault]) -> Any:
     text = str(value).lower() if isinstance(value, (str, int)) else ""
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    faults.append(ValidationFault("bool_parsing" if isinstance(value, (str, int)) else "bool_type", loc, value))
+    faults.append(
+        ValidationFault("bool_parsing" if isinstance(value, (str, int)) else "bool_type", loc, value)
+    )
     return None
 
 

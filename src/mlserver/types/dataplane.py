@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from mlserver.tensor import TensorData
-from mlserver.types.base import BaseModel, Parameters
+from mlserver.types.base import BaseModel, Parameters, set_field
 
 __all__ = [
     "Datatype",
@@ -75,16 +75,16 @@ class MetadataTensor(BaseModel):
     name: str
     datatype: DatatypeName
     shape: list[int]
-    parameters: Optional[Parameters] = None
+    parameters: Parameters | None = None
 
 
 class MetadataModelResponse(BaseModel):
     name: str
-    versions: Optional[list[str]] = None
+    versions: list[str] | None = None
     platform: str
-    inputs: Optional[list[MetadataTensor]] = None
-    outputs: Optional[list[MetadataTensor]] = None
-    parameters: Optional[Parameters] = None
+    inputs: list[MetadataTensor] | None = None
+    outputs: list[MetadataTensor] | None = None
+    parameters: Parameters | None = None
 
 
 class _Tensor(BaseModel):
@@ -93,12 +93,13 @@ class _Tensor(BaseModel):
     name: str
     shape: list[int]
     datatype: DatatypeName
-    parameters: Optional[Parameters] = None
+    parameters: Parameters | None = None
     data: Data
 
     def __post_init__(self) -> None:
         if type(self.data) is msgspec.Raw:
-            msgspec.structs.force_setattr(self, "data", TensorData.from_json(self.data))
+            data = TensorData.from_json(self.data)
+            set_field(self, "data", data)
 
 
 class RequestInput(_Tensor):
@@ -113,23 +114,23 @@ class RequestOutput(BaseModel):
     """An output that a request asks for."""
 
     name: str
-    parameters: Optional[Parameters] = None
+    parameters: Parameters | None = None
 
 
 class InferenceRequest(BaseModel):
-    id: Optional[str] = None
-    parameters: Optional[Parameters] = None
+    id: str | None = None
+    parameters: Parameters | None = None
     inputs: list[RequestInput]
-    outputs: Optional[list[RequestOutput]] = None
+    outputs: list[RequestOutput] | None = None
 
 
 class InferenceResponse(BaseModel):
     model_name: str
-    model_version: Optional[str] = None
-    id: Optional[str] = None
-    parameters: Optional[Parameters] = None
+    model_version: str | None = None
+    id: str | None = None
+    parameters: Parameters | None = None
     outputs: list[ResponseOutput]
 
 
 class InferenceErrorResponse(BaseModel):
-    error: Optional[str] = None
+    error: str | None = None

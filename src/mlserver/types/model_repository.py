@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlserver.types.base import BaseModel, RootModel
 
@@ -34,12 +34,12 @@ else:
 
 
 class RepositoryIndexRequest(BaseModel):
-    ready: Optional[bool] = None
+    ready: bool | None = None
 
 
 class RepositoryIndexResponseItem(BaseModel):
     name: str
-    version: Optional[str] = None
+    version: str | None = None
     state: StateName
     reason: str
 
@@ -49,8 +49,8 @@ class RepositoryIndexResponse(RootModel):
 
 
 class RepositoryLoadErrorResponse(BaseModel):
-    error: Optional[str] = None
+    error: str | None = None
 
 
 class RepositoryUnloadErrorResponse(BaseModel):
-    error: Optional[str] = None
+    error: str | None = None

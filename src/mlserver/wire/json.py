@@ -1,8 +1,9 @@
 """V2 JSON: request bodies to messages, responses to bodies.
 
-Three ways in, chosen by size and by need. msgspec reads small bodies straight into messages and leaves `data` as a slice.
-simdjson reads large ones once, numbers going straight into arrays. Whatever the first two refuse goes the slow way, which
-coerces as the protocol's lax readers do, or says in detail what is wrong.
+Three ways in, chosen by size and by need. msgspec reads small bodies straight into messages and leaves
+`data` as a slice. simdjson reads large ones once, numbers going straight into arrays. Whatever the first
+two refuse goes the slow way, which coerces as the protocol's lax readers do, or says in detail what is
+wrong.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from mlserver.batching.merge import split
 from mlserver.errors import InvalidRequest
 from mlserver.tensor import DTYPES, TensorData, json_parser, numbers_of
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
-from mlserver.types.base import BaseModel, ValidationFault, to_error_details, validate
+from mlserver.types.base import BaseModel, ValidationFault, set_field, to_error_details, validate
 
 __all__ = ["decode_request", "encode", "encode_error", "encode_response", "encode_split"]
+
+# A body may have a fault in every one of a million numbers; so many are told.
+_MOST_FAULTS = 100
 
 # From here on one simdjson pass beats msgspec's skip over the tensor plus a second parse of it.
 LARGE_BODY = 16 * 1024
@@ -69,12 +73,14 @@ def encode_response(response: InferenceResponse) -> bytes:
 
     Raises CodecError for data that JSON cannot hold.
     """
+    for output in response.outputs:
+        if type(output.data) is not TensorData:
+            # Assigned as a bare list: msgspec would write bytes in it as base64.
+            set_field(output, "data", TensorData(output.data))
     return _encode(response)
 
 
-def encode_split(
-    response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]
-) -> list[bytes]:
+def encode_split(response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]) -> list[bytes]:
     """The response to a merged request as one body per member: `rows[i]` rows and id `ids[i]` for the i-th.
 
     What all bodies have in common is encoded once. Raises what `batching.split` and `encode_response` raise.
@@ -90,7 +96,11 @@ def encode_split(
     bodies = []
     row = 0
     for count, request_id in zip(rows, ids, strict=True):
-        parts = [head, b'"id":', orjson.dumps(request_id), parameters] if request_id is not None else [head, parameters[1:]]
+        parts = (
+            [head, b'"id":', orjson.dumps(request_id), parameters]
+            if request_id is not None
+            else [head, parameters[1:]]
+        )
         for start, end, values, width in outputs:
             cut = values[row * width : (row + count) * width]
             parts += (start, b"%d" % count, end, orjson.dumps(cut), b"},")
@@ -103,7 +113,9 @@ def encode_split(
 
 
 def _cuts_plainly(output: ResponseOutput, total: int) -> bool:
-    """Whether an output is an array with the right number of rows, whose parameters are the same for all members."""
+    """Whether an output is an array with the right number of rows, whose parameters are the same for all
+    members.
+    """
     array = output.data.array if isinstance(output.data, TensorData) else None
     shape = output.shape
     if array is None or not shape or shape[0] != total or array.size != math.prod(shape):
@@ -154,7 +166,7 @@ def _decode_large(body: bytes) -> InferenceRequest | None:
             return None
         tensors = []
         for index in range(len(inputs)):
-            item = inputs[index]
+            item: Any = inputs[index]
             tensor = {key: _plain(item[key]) for key in item if key != "data"}
             dtype = DTYPES.get(tensor.get("datatype"))  # type: ignore[arg-type]
             values = item["data"]
@@ -222,13 +234,14 @@ def _invalid(faults: list[ValidationFault]) -> InvalidRequest:
     """The faults in the words of pydantic, which clients of this protocol know."""
     from pydantic_core import ValidationError
 
-    error = ValidationError.from_exception_data("body", [to_error_details(f) for f in faults])  # type: ignore[misc]
+    told = [to_error_details(fault) for fault in faults[:_MOST_FAULTS]]
+    error = ValidationError.from_exception_data("body", told)  # type: ignore[misc]
     details = [
         {"type": e["type"], "loc": list(e["loc"]), "msg": e["msg"], "input": _shown(e["input"])}
         for e in error.errors(include_url=False, include_context=False)
     ]
     first = ", ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in details[:3])
-    more = f" and {len(details) - 3} more" if len(details) > 3 else ""
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
     return InvalidRequest(f"not a V2 inference request: {first}{more}", details)
 
 
