@@ -118,6 +118,7 @@ class Executor:
         async def requests() -> AsyncIterator[InferenceRequest]:
             yield request
 
+        request_id_var.set(request.id)
         with model_context(self.model.settings):
             async for item in self.model.predict_stream(requests()):
                 response = _checked(item, self.model)
@@ -190,6 +191,7 @@ class Executor:
                 request_id_var.set(last.id)
                 self._show_headers(request, {**last.call.headers, **self._events}, last.id)
             else:
+                request_id_var.set("")  # of nobody alone, least of all of the group before
                 request = merge([work.request for work in group])
                 self._show_headers(request, {**last.call.headers, **self._events}, None)
             response = _checked(await self.model.predict(request), self.model)

@@ -141,6 +141,10 @@ class ModelRegistry:
                     raise ModelNotFound(new.name, new.version)
                 for hook in self.on_loaded:
                     await hook(new, old)
+                if self._registered(new) is not (old or new):  # unloaded while a hook was waiting
+                    for hook in self.on_unloaded:
+                        await hook(new, None)
+                    raise ModelNotFound(new.name, new.version)
             except BaseException:
                 await new.replica.close()
                 raise

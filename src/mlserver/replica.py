@@ -85,6 +85,7 @@ class Replica:
         self._take_scheduled = False
         self._deliver_scheduled = False
         self._thread_runs = 0
+        self._pumps: set[asyncio.Task[Any]] = set()  # of streams that have not ended, on the model's loop
 
     # Lifecycle
 
@@ -116,11 +117,17 @@ class Replica:
         model, self._model = self._model, None
         if model is not None:
             try:
-                model.ready = not await self._on_loop(model.unload())
+                model.ready = not await self._on_loop(self._unload(model))
             except Exception:
                 logger.exception("unload() of model '%s' failed", self.settings.name)
         self._executor = None
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _unload(self, model: MLModel) -> bool:
+        # Nobody reads these streams any more, but their generators may still be putting things back.
+        if self._pumps:
+            await asyncio.wait(self._pumps)
+        return await model.unload()
 
     def _run_loop(self) -> None:
         loop = self._loop
@@ -206,7 +213,12 @@ class Replica:
     def _run_here(self) -> None:
         assert self._executor is not None
         while self._waiting:
-            batch = self._next_batch()
+            batch = []
+            for waiting in self._next_batch():
+                if waiting.left:
+                    self._work_done()
+                else:
+                    batch.append(waiting)
             started = time.perf_counter()
             run = self._executor.run([waiting.call for waiting in batch])
             try:
@@ -216,7 +228,10 @@ class Replica:
             except asyncio.CancelledError as exc:
                 replies = [_cut_short(waiting, exc) for waiting in batch]
             else:
-                run.close()
+                try:
+                    run.close()
+                except RuntimeError:
+                    pass  # it awaits even in its `finally`
                 logger.warning(
                     "%s declares `inline`, but its predict() awaits: it runs on its thread from now on",
                     type(self._model).__name__,
@@ -248,15 +263,21 @@ class Replica:
         assert self._executor is not None
         if not self._executor.merges:
             for waiting in self._next_batch():
-                waiting.task = self._loop.create_task(self._run([waiting]))
+                self._start([waiting])
             if self._waiting:
                 self._loop.call_soon(self._take)
         elif self._waiting and not self._thread_runs:
-            self._loop.create_task(self._run(self._next_batch()))
+            self._start(self._next_batch())
+
+    def _start(self, batch: list[Waiting]) -> None:
+        # Counted here, not when the task first runs: what comes in between must see that the model is busy.
+        self._thread_runs += 1
+        task = self._loop.create_task(self._run(batch))
+        if len(batch) == 1:
+            batch[0].task = task
 
     async def _run(self, batch: Sequence[Waiting]) -> None:
         assert self._executor is not None
-        self._thread_runs += 1
         started = time.perf_counter()
         wanted = [waiting for waiting in batch if not waiting.left]
         try:
@@ -287,6 +308,8 @@ class Replica:
         try:
             if not waiting.left:
                 waiting.settle(reply)
+        except Exception:  # of one connection, which must not cost the others their replies
+            logger.exception("a reply could not be delivered")
         finally:
             self._work_done()
 
@@ -314,6 +337,10 @@ class Replica:
 
         async def pump() -> None:
             end: Any = _END
+            this = asyncio.current_task()
+            assert this is not None
+            self._pumps.add(this)
+            this.add_done_callback(self._pumps.discard)
             try:
                 async for item in items:
                     await put(item)

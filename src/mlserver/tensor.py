@@ -319,9 +319,14 @@ def _parse_large(text: Any, dtype: np.dtype[Any]) -> Array | None:
         array = numbers_of(json_parser().parse(text), dtype)
     except (ValueError, TypeError, RuntimeError):
         return None
-    if array is None or text.count(b"[") != (1 if array.ndim == 1 else 1 + len(array)):
+    if array is None or count_lists(text) != (1 if array.ndim == 1 else 1 + len(array)):
         return None  # lists among the numbers
     return array
+
+
+def count_lists(text: bytes) -> int:
+    """How many brackets open in a text; on large ones several times as quick as `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("[")))
 
 
 def json_parser() -> simdjson.Parser:

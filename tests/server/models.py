@@ -1,4 +1,4 @@
-"""Models for servers that run in a thread of the tests' own process, and what the tests and they tell each other."""
+"""Models for servers that run in a thread of the tests' own process, and what they and the tests share."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Blocks(MLModel):
         events[key].append(f"begun {payload.id}")
         if key:
             gates[key].acquire(timeout=30)
-        time.sleep(getattr(p, "sleep", 0.0))
+        time.sleep(getattr(p, "sleep", 0.0))  # noqa: ASYNC251 - models do
         end = time.monotonic() + getattr(p, "work", 0.0)
         while time.monotonic() < end:
             sum(range(1000))
@@ -246,4 +246,12 @@ class LoadsSlowly(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        return response(self)
+
+
+class Slow(MLModel):
+    """An asynchronous predict that takes a moment."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        await asyncio.sleep(0.02)
         return response(self)

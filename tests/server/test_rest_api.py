@@ -396,8 +396,8 @@ def test_the_first_of_repeated_headers_counts(server: Served) -> None:
     text = json.dumps(body()).encode()
     with server.connect() as connection:
         connection.sendall(
-            b"POST /v2/models/told/infer HTTP/1.1\r\nhost: x\r\nX-Own: first\r\nx-own: second\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(text), text)
+            b"POST /v2/models/told/infer HTTP/1.1\r\nhost: x\r\nX-Own: first\r\nx-own: second\r\n"
+            b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text)
         )
         raw = read_all(connection)
     assert b"first" in raw and b"second" not in raw

@@ -217,8 +217,7 @@ class _Endpoints:
         replies = self._service.infer_stream(Target(*_model(request)), await _call(request))
         # Waited for here: an error before the first event has a status of its own.
         first = await _while_connected(request, anext(replies, None))
-        events = _events(first, replies) if first is not None else _nothing()
-        return StreamingResponse(events, media_type="text/event-stream")
+        return StreamingResponse(_events(first, replies), media_type="text/event-stream")
 
     async def index(self, request: Request) -> PlainResponse:
         body = await request.body()
@@ -286,17 +285,12 @@ async def _call(request: Request) -> Call:
     return Call(await request.body(), headers)
 
 
-async def _events(first: bytes, replies: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _events(reply: bytes | None, replies: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(replies):
-        yield b"data: %b\n\n" % first
         try:
-            async for reply in replies:
+            while reply is not None:
                 yield b"data: %b\n\n" % reply
+                reply = await anext(replies, None)
         except Exception as exc:
             yield b"data: %b\n\n" % describe(exc)[1]
             raise
-
-
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    return
-    yield b""

@@ -51,12 +51,12 @@ class ChunkedBody:
                 continue
             end = data.find(b"\n", at) + 1
             line = self._line + data[at : end or size]
+            if self._expects is ChunkedBody._on_end_of_chunk and not b"\r\n".startswith(line):
+                raise BadChunk("a chunk is longer than it says")
             if len(line) > _MAX_LINE:
                 raise BadChunk(f"a line between chunks is longer than {_MAX_LINE} bytes", 431)
             if not end:
                 self._line = line
-                if self._expects is ChunkedBody._on_end_of_chunk and line != b"\r":
-                    raise BadChunk("a chunk is longer than it says")
                 return None
             self._line = b""
             at = end
@@ -76,8 +76,6 @@ class ChunkedBody:
         return False
 
     def _on_end_of_chunk(self, line: bytes) -> bool:
-        if line != b"\r\n":
-            raise BadChunk("a chunk is longer than it says")
         self._expects = ChunkedBody._on_size
         return False
 

@@ -423,11 +423,10 @@ class HttpProtocol(asyncio.Protocol):
             if data:
                 self._read(data)
             return
-        if (end if end >= 4 else len(data)) > server.max_header_size:
-            raise Refusal(
-                431,
-                f"the request head is larger than `http_max_header_size` ({server.max_header_size} bytes)",
-            )
+        limit = server.max_header_size
+        if (end if end >= 4 else len(data)) > limit:
+            check_start(data[:limit], seen)
+            raise Refusal(431, f"the request head is larger than `http_max_header_size` ({limit} bytes)")
         if end < 4:
             check_start(data, seen)
             self._start = data
@@ -699,10 +698,14 @@ class HttpProtocol(asyncio.Protocol):
         data, self._pending = self._pending, b""
         if data:
             self._read(data)
-        if self._eof and self._request is not None:
-            self._probe(self._request)
         self._resume_reading()
-        if self._eof and self._request is None and not self._pending:
+        if self._eof:
+            self._continue_after_eof()
+
+    def _continue_after_eof(self) -> None:
+        if self._request is not None:
+            self._probe(self._request)
+        elif not self._pending:
             self._close()  # what came last is no whole request
 
     def _close(self) -> None:

@@ -18,7 +18,7 @@ class Response(JSONResponse):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(_plain(content), default=_default)
+        return orjson.dumps(_plain(content), default=_default, option=orjson.OPT_NON_STR_KEYS)
 
 
 def _plain(content: Any) -> Any:
@@ -33,7 +33,7 @@ def _default(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     if isinstance(value, (set, frozenset, tuple)):
         return list(value)
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")

@@ -20,7 +20,7 @@ import simdjson
 
 from mlserver.batching.merge import split
 from mlserver.errors import InvalidRequest
-from mlserver.tensor import DTYPES, TensorData, json_parser, numbers_of
+from mlserver.tensor import DTYPES, TensorData, count_lists, json_parser, numbers_of
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 from mlserver.types.base import BaseModel, ValidationFault, set_field, to_error_details, validate
 
@@ -29,8 +29,13 @@ __all__ = ["decode_request", "encode", "encode_error", "encode_response", "encod
 # A body may have a fault in every one of a million numbers; so many are told.
 _MOST_FAULTS = 100
 
+# No message of the protocol has more, unless it has others' beside its own.
+_MOST_FIELDS = 32
+
 # From here on one simdjson pass beats msgspec's skip over the tensor plus a second parse of it.
 LARGE_BODY = 16 * 1024
+# Below so many bytes a tensor, on average, it does not: many columns of few rows.
+LARGE_TENSOR = 4 * 1024
 
 
 def _decode_custom(cls: type, value: Any) -> Any:
@@ -155,36 +160,54 @@ def _decode_large(body: bytes) -> InferenceRequest | None:
     """The same message by way of simdjson, or None where msgspec had better judge."""
     try:
         document = json_parser().parse(body)
-        if not isinstance(document, simdjson.Object):
+        request = _fields(document, "inputs")
+        if request is None:
             return None
-        request: dict[str, Any] = {}
-        for key in document:
-            if key != "inputs":
-                request[key] = _plain(document[key])
-        inputs = document["inputs"]
-        if not isinstance(inputs, simdjson.Array):
+        inputs = request["inputs"]
+        if not isinstance(inputs, simdjson.Array) or len(body) < LARGE_TENSOR * len(inputs):
             return None
         tensors = []
-        for index in range(len(inputs)):
-            item: Any = inputs[index]
-            tensor = {key: _plain(item[key]) for key in item if key != "data"}
+        lists = 1 + isinstance(request.get("outputs"), list)  # in this text, as far as they were seen
+        arrays = 0
+        for index, item in enumerate(inputs):
+            tensor = _fields(item, "data")
+            if tensor is None:
+                return None
+            values = tensor["data"]
+            lists += isinstance(tensor.get("shape"), list)
             dtype = DTYPES.get(tensor.get("datatype"))  # type: ignore[arg-type]
-            values = item["data"]
             array = numbers_of(values, dtype) if dtype is not None and dtype.kind != "b" else None
-            tensor["data"] = (
-                TensorData(_plain(values))
-                if array is None
-                else TensorData.from_array(array, partial(_reread, body, index))
-            )
+            if array is None:
+                tensor["data"] = TensorData(_plain(values))
+                lists += isinstance(values, simdjson.Array)
+            else:
+                tensor["data"] = TensorData.from_array(array, partial(_reread, body, index))
+                lists += 1 if array.ndim == 1 else 1 + len(array)
+                arrays += 1
             tensors.append(tensor)
+        if arrays and count_lists(body) != lists:
+            return None  # maybe lists among the numbers, which `numbers_of` does not notice
         request["inputs"] = tensors
         return InferenceRequest.model_validate(request)
     except (ValueError, TypeError, KeyError, RuntimeError, RecursionError):
         return None
 
 
+def _fields(message: Any, unread: str) -> dict[str, Any] | None:
+    """What an object holds, as plain values but for one; None where msgspec had better judge."""
+    # Each look-up walks from the start, and finds the first of equal keys; msgspec takes the last.
+    if not isinstance(message, simdjson.Object) or len(message) > _MOST_FIELDS:
+        return None
+    fields = {key: message[key] if key == unread else _plain(message[key]) for key in message}
+    return fields if len(fields) == len(message) else None
+
+
 def _reread(body: bytes, index: int) -> TensorData:
-    data: TensorData = _decode(body).inputs[index].data
+    try:
+        request = _decode(body)
+    except msgspec.MsgspecError:
+        request = _decode_slowly(body)
+    data: TensorData = request.inputs[index].data
     return data
 
 
