@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,13 +120,19 @@ class Executor:
 
         request_id_var.set(request.id)
         with model_context(self.model.settings):
-            async for item in self.model.predict_stream(requests()):
-                response = _checked(item, self.model)
-                response.id = request.id
-                # There is no other place for headers: those of HTTP have long been sent.
-                own = response.parameters.headers if response.parameters is not None else None
-                self._show_headers(response, {**(own or {}), **self._response_events}, request.id)
-                yield wire.encode_response(response)
+            items = self.model.predict_stream(requests())
+            try:
+                async for item in items:
+                    response = _checked(item, self.model)
+                    response.id = request.id
+                    # There is no other place for headers: those of HTTP have long been sent.
+                    own = response.parameters.headers if response.parameters is not None else None
+                    self._show_headers(response, {**(own or {}), **self._response_events}, request.id)
+                    yield wire.encode_response(response)
+            finally:
+                # Whoever closes this stream waits for what the model has in its own `finally`.
+                if isinstance(items, AsyncGenerator):
+                    await items.aclose()
 
     # decode
 

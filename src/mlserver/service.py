@@ -197,7 +197,7 @@ class Service:
                 state = State.READY if loaded.ready else loaded.state
                 if state is State.READY and not loaded.ready:
                     state = State.UNKNOWN
-                reason = "" if state is State.READY else "load() has not made it ready"
+                reason = "load() has not made it ready" if state is State.UNKNOWN else ""
                 break
         else:
             reason = self.registry.failures.get((entry.name, entry.version), reason)

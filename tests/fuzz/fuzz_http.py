@@ -38,7 +38,7 @@ from mlserver.service import Service
 from mlserver.settings import ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 from mlserver.utils import AsyncManager
-from tests.fuzz.mutate import Found, Mutator, Summary, command_line, resident_mib, seeds
+from tests.fuzz.mutate import Alarm, Found, Mutator, Summary, command_line, resident_mib, seeds
 
 TOKENS = (
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"\r\n ", b"\r\n\r\n", b"%", b"%2F", b"%zz", b"?", b"#",
@@ -97,6 +97,9 @@ class Wire(asyncio.Transport):
             assert not self.ended, "written after the end"
             self.sent += data
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 8080) if name in ("peername", "sockname") else default
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -141,17 +144,6 @@ class Server(HttpServer):
     def request_begun(self, head: Head) -> None:
         super().request_begun(head)
         self.methods.append(head.method)
-
-
-class Alarm(logging.Handler):
-    """Keeps what is logged as an error."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
 
 
 class Fuzzer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import time
@@ -96,6 +97,17 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+class Alarm(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
 @dataclass
 class Summary:
     """How a run went."""
@@ -118,7 +130,8 @@ class Found(AssertionError):
     """An input that shows a fault."""
 
     def __init__(self, data: bytes, seed: int, run: int, cause: BaseException) -> None:
-        super().__init__(f"input {run} of --seed {seed}: {data!r}: {type(cause).__name__}: {cause}")
+        shown = repr(data[:1000]) + ("…" if len(data) > 1000 else "")
+        super().__init__(f"{type(cause).__name__}: {cause}\nat input {run} of --seed {seed}: {shown}")
 
 
 def command_line(run: Callable[[int, int, float], Summary]) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -255,3 +255,39 @@ class Slow(MLModel):
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         await asyncio.sleep(0.02)
         return response(self)
+
+
+class Batches(MLModel):
+    """Doubles what it is given, and notes how many rows came at once. Holds back a call that asks for it."""
+
+    sizes: ClassVar[list[int]] = []
+    holding: ClassVar[threading.Event]
+    gate: ClassVar[threading.Semaphore]
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.sizes.clear()
+        cls.holding = threading.Event()
+        cls.gate = threading.Semaphore(0)
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        assert payload.parameters is not None
+        if getattr(payload.parameters, "hold", False):
+            self.holding.set()
+            self.gate.acquire(timeout=30)
+        assert self.settings.parameters is not None
+        wrong = getattr(self.settings.parameters, "wrong", None)
+        outputs = []
+        for given in payload.inputs:
+            array = NumpyCodec.decode_input(given) * 2
+            if given.shape:
+                self.sizes.append(given.shape[0])
+            if wrong is not None:
+                array = array[:1] if wrong == "few" else np.concatenate([array, array])
+            name = payload.outputs[0].name if payload.outputs else "y"
+            encoded = NumpyCodec.encode_output(name, array)
+            if given.parameters is not None or payload.parameters.model_extra:
+                asked = given.parameters if given.parameters is not None else payload.parameters
+                encoded.parameters = Parameters(threshold=getattr(asked, "threshold", None))
+            outputs.append(encoded)
+        return response(self, *outputs)

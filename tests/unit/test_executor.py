@@ -63,7 +63,7 @@ class Rowwise(Recorder):
 
 
 class Answers(Recorder):
-    """Answers with what its settings' `extra` say, whatever it is."""
+    """Answers with `result`, whatever it is."""
 
     result: Any = None
 
@@ -76,9 +76,7 @@ class Answers(Recorder):
 class Headers(Recorder):
     def answer(self, values: list[Any], payload: InferenceRequest) -> Any:
         response = super().answer(values, payload)
-        response.parameters = Parameters(
-            headers={"x-own": "1", "Ce-Id": "forged", "ce-source": "forged"}, k=2
-        )
+        response.parameters = Parameters(headers={"x-own": "1", "Ce-Id": "mine", "ce-source": "mine"}, k=2)
         return response
 
 

@@ -127,7 +127,7 @@ _REQUEST_LINE = re.compile(rb"[A-Z-]{1,32} [^ \r\n]+ HTTP/([0-9]\.[0-9])\r\n")
 # Control characters, a CR or LF without the other, and a line that continues the one above.
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n|\n[ \t]")
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
-_HOST = re.compile(r"[\w.~:\[\]%!$&'()*+,;=-]*", re.ASCII)
+_HOST = re.compile(r"(?:\[[\w.:%~-]*\]|[\w.~%!$&'()*+,;=-]*)(?::\d*)?", re.ASCII)
 
 
 class _Fields:

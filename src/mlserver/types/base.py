@@ -33,6 +33,10 @@ Values = dict[str, Any]
 M = TypeVar("M", bound="BaseModel")
 
 
+# A message may have a fault in every one of a million numbers; after so many nobody looks for more.
+ENOUGH_FAULTS = 100
+
+
 class ValidationFault(typing.NamedTuple):
     """One fault of a message: pydantic's word for it, where it is, and the value found there."""
 
@@ -635,7 +639,11 @@ def _list_of(inner: Validator) -> Validator:
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             faults.append(ValidationFault("list_type", loc, value))
             return None
-        return [inner(item, (*loc, index), faults) for index, item in enumerate(value)]
+        return [
+            inner(item, (*loc, index), faults)
+            for index, item in enumerate(value)
+            if len(faults) < ENOUGH_FAULTS
+        ]
 
     return validator
 

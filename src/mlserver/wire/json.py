@@ -22,12 +22,16 @@ from mlserver.batching.merge import split
 from mlserver.errors import InvalidRequest
 from mlserver.tensor import DTYPES, TensorData, count_lists, json_parser, numbers_of
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
-from mlserver.types.base import BaseModel, ValidationFault, set_field, to_error_details, validate
+from mlserver.types.base import (
+    ENOUGH_FAULTS,
+    BaseModel,
+    ValidationFault,
+    set_field,
+    to_error_details,
+    validate,
+)
 
 __all__ = ["decode_request", "encode", "encode_error", "encode_response", "encode_split"]
-
-# A body may have a fault in every one of a million numbers; so many are told.
-_MOST_FAULTS = 100
 
 # No message of the protocol has more, unless it has others' beside its own.
 _MOST_FIELDS = 32
@@ -158,6 +162,8 @@ def encode_error(text: str, details: list[dict[str, Any]] | None = None) -> byte
 
 def _decode_large(body: bytes) -> InferenceRequest | None:
     """The same message by way of simdjson, or None where msgspec had better judge."""
+    if body.startswith(b"\xef\xbb\xbf"):
+        return None  # no JSON, though simdjson would pass over it
     try:
         document = json_parser().parse(body)
         request = _fields(document, "inputs")
@@ -257,14 +263,16 @@ def _invalid(faults: list[ValidationFault]) -> InvalidRequest:
     """The faults in the words of pydantic, which clients of this protocol know."""
     from pydantic_core import ValidationError
 
-    told = [to_error_details(fault) for fault in faults[:_MOST_FAULTS]]
-    error = ValidationError.from_exception_data("body", told)  # type: ignore[misc]
+    told: list[Any] = [to_error_details(fault) for fault in faults]
+    error = ValidationError.from_exception_data("body", told)
     details = [
         {"type": e["type"], "loc": list(e["loc"]), "msg": e["msg"], "input": _shown(e["input"])}
         for e in error.errors(include_url=False, include_context=False)
     ]
     first = ", ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in details[:3])
     more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    if len(faults) >= ENOUGH_FAULTS:
+        more = " and many more"
     return InvalidRequest(f"not a V2 inference request: {first}{more}", details)
 
 
