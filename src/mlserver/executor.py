@@ -40,9 +40,8 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back:
-
-    an HTTP-style status, a JSON body, and for a success the request's id and the model's own headers.
+    """What goes back: an HTTP-style status, a JSON body, and for a success the request's id and the headers
+    that the model set.
     """
 
     status: int

@@ -123,9 +123,8 @@ class MLModel:
     def decode_request(
         self, inference_request: InferenceRequest, default_codec: RequestCodecLike | None = None
     ) -> Any:
-        """A whole request as Python sees it:
-
-        by its content type, else the model's, else `default_codec`, else as it came.
+        """A whole request as Python sees it: by its content type, else the model's, else `default_codec`,
+        else as it came.
         """
         from mlserver.codecs import negotiation
 

@@ -183,10 +183,7 @@ class Replica:
             self._front.call_soon(self._turn)
 
     def abandon(self, waiting: Waiting) -> None:
-        """Nobody waits for this call any more:
-
-        it is dropped where it has not started, and cancelled where it awaits.
-        """
+        """Nobody waits for this call any more: drop it if it has not started, cancel it where it awaits."""
         waiting.left = True
         task = waiting.task
         if task is not None:
@@ -289,7 +286,8 @@ class Replica:
         if self._inline:
             self._note_cost(time.perf_counter() - started)
         self._done.extend(zip(wanted, replies, strict=True))
-        self._done.extend((waiting, Reply(499, b"")) for waiting in batch if waiting not in wanted)
+        if len(wanted) < len(batch):
+            self._done.extend((waiting, Reply(499, b"")) for waiting in batch if waiting not in wanted)
         if not self._deliver_scheduled:
             self._deliver_scheduled = True
             self._front.call_soon_threadsafe(self._deliver)
