@@ -130,6 +130,11 @@ class ModelRegistry:
             return await self._load(settings)
 
     async def _load(self, settings: ModelSettings) -> MLModel:
+        if settings.parallel_workers is not None:
+            logger.warning(
+                "Model '%s': `parallel_workers` in a model's settings is deprecated, set it for the server",
+                describe(settings),
+            )
         new = LoadedModel(settings, self._make_replica(settings))
         old = self._registered(new)
         if old is None:

@@ -34,6 +34,8 @@ class MLServer:
         self._settings = settings
         configure_logger(settings)
         keep_blocks_warm()
+        if settings.parallel_workers > 0 and "parallel_workers" in settings.model_fields_set:
+            logger.warning("`parallel_workers` has no effect yet: models run in the server's own process")
         # Models run in this process, whatever `parallel_workers` says, and so do their metrics.
         configure_metrics(settings.model_copy(update={"parallel_workers": 0}))
         self.http_port: int | None = None

@@ -1,7 +1,7 @@
 """Bytes that may or may not be HTTP, into `HttpProtocol` with the real application and service behind it.
 
-Each stream is sent three times: cut at random places to a server that remembers no head, again to one that remembers
-those of this stream, and in one piece. Whatever the bytes are:
+Each stream is sent three times: cut at random places to a server that remembers no head, again to one that
+remembers those of this stream, and in one piece. Whatever the bytes are:
 
 - the answers are well-formed, of the kinds that clients cause, and the same all three times;
 - nothing raises, nothing is logged as an error, nothing hangs;
@@ -13,7 +13,6 @@ those of this stream, and in one piece. Whatever the bytes are:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import http.client
 import io
@@ -41,17 +40,22 @@ from mlserver.utils import AsyncManager
 from tests.fuzz.mutate import Alarm, Found, Mutator, Summary, command_line, resident_mib, seeds
 
 TOKENS = (
-    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"\r\n ", b"\r\n\r\n", b"%", b"%2F", b"%zz", b"?", b"#",
-    b"\r\ncontent-length: 5", b"\r\nContent-Length:0", b"\r\ntransfer-encoding: chunked", b"\r\nTransfer-Encoding:gzip",
-    b"0\r\n\r\n", b"5\r\nabcde\r\n", b"a;x=y\r\n", b"ffffffffffffffff\r\n", b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2.0",
+    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"\r\n ", b"\r\n\r\n", b"%", b"%2F",
+    b"%zz", b"?", b"#",
+    b"\r\ncontent-length: 5", b"\r\nContent-Length:0", b"\r\ntransfer-encoding: chunked",
+    b"\r\nTransfer-Encoding:gzip",
+    b"0\r\n\r\n", b"5\r\nabcde\r\n", b"a;x=y\r\n", b"ffffffffffffffff\r\n", b"HTTP/1.0", b"HTTP/1.1",
+    b"HTTP/2.0",
     b"GET", b"HEAD", b"POST", b"PUT", b"OPTIONS", b"CONNECT", b"PRI", b"/v2/models/echo/infer", b"http://h/v2",
     b"\r\nhost: a", b"\r\nexpect: 100-continue", b"\r\nconnection: close", b"\r\nconnection: keep-alive",
     b"\r\nupgrade: h2c\r\nconnection: upgrade", b"\r\ncontent-encoding: gzip", b"\r\ncontent-encoding: br",
-    b"\r\naccept-encoding: gzip", b'{"inputs":[]}', b"\xff", b"\xc3\xa9", b"x" * 300, b"\r\na: " + b"y" * 3000,
+    b"\r\naccept-encoding: gzip", b'{"inputs":[]}', b"\xff", b"\xc3\xa9", b"x" * 300,
+    b"\r\na: " + b"y" * 3000,
 )  # fmt: skip
 _ALLOWED = re.compile("2..|307|4..|501|505")
 _HEAD = re.compile(
-    rb"HTTP/1\.1 [1-5][0-9][0-9] [A-Za-z -]+\r\n(?:[!#$%&'*+.^_`|~0-9a-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*\r\n"
+    rb"HTTP/1\.1 [1-5][0-9][0-9] [A-Za-z -]+\r\n"
+    rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*\r\n"
 )
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -66,7 +70,8 @@ class Echo(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         outputs = [
-            ResponseOutput(name=i.name, shape=i.shape, datatype=i.datatype, data=i.data) for i in payload.inputs
+            ResponseOutput(name=i.name, shape=i.shape, datatype=i.datatype, data=i.data)
+            for i in payload.inputs
         ]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
@@ -260,7 +265,7 @@ class Fuzzer:
             await self._turn(deadline)
 
     def _parse(self, sent: bytes) -> list[Answer]:
-        """What was sent, as http.client reads it. Requests that were begun are answered, in order; then comes one refusal."""
+        """What was sent, as http.client reads it: an answer to each request that was begun, then one refusal."""
         answers = []
         stream = io.BytesIO(sent)
         methods = iter((*self.server.methods, "?"))
@@ -310,7 +315,9 @@ def _read_answer(stream: io.BytesIO, method: str) -> Answer:
         if method != "HEAD":
             body = gzip.decompress(body)
         headers = [item for item in headers if item[0] != "content-length"]  # that of a new id may differ
-    headers = [(name, _UUID.sub(b"UUID", value.encode("latin-1")).decode("latin-1")) for name, value in headers]
+    headers = [
+        (name, _UUID.sub(b"UUID", value.encode("latin-1")).decode("latin-1")) for name, value in headers
+    ]
     return Answer(response.status, tuple(headers), _UUID.sub(b"UUID", body))
 
 
@@ -325,21 +332,19 @@ async def _run(runs: int, seed: int, report_every: float) -> Summary:
     started = reported = time.monotonic()
     before = 0.0
     try:
-        with contextlib.closing(_streams(choose)) as streams:
-            for number in range(runs):
-                data = next(streams)
-                try:
-                    await fuzzer.check(data)
-                except Exception as exc:
-                    raise Found(data, seed, number, exc) from exc
-                if number % 100 == 0:
-                    await fuzzer.settle()
-                if number == runs // 10:
-                    before = resident_mib()
-                now = time.monotonic()
-                if now - reported > report_every:
-                    reported = now
-                    print(f"{number:,} {now - started:.0f} s {resident_mib():.1f} MiB", flush=True)
+        for number, data in zip(range(runs), _streams(choose), strict=False):
+            try:
+                await fuzzer.check(data)
+            except Exception as exc:
+                raise Found(data, seed, number, exc) from exc
+            if number % 100 == 0:
+                await fuzzer.settle()
+            if number == runs // 10:
+                before = resident_mib()
+            now = time.monotonic()
+            if now - reported > report_every:
+                reported = now
+                print(f"{number:,} {now - started:.0f} s {resident_mib():.1f} MiB", flush=True)
         await fuzzer.settle()
     finally:
         await fuzzer.close()

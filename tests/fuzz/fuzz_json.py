@@ -1,8 +1,10 @@
 """Bodies that may or may not be V2 requests, through decoding, codecs and the executor.
 
-Whatever the bytes are: a request is decoded or refused with a 4xx that says why, each of its tensors likewise, and the
-models answer with 200 or a 4xx and a body that is JSON. Nothing else is raised, nothing is logged as an error, no input
-takes long, and memory does not grow.
+Whatever the bytes are: a request is decoded or refused with a 4xx that says why,
+each of its tensors likewise, and
+the models answer with 200 or a 4xx and a body that is JSON. Nothing else is raised,
+nothing is logged as an error,
+no input takes long, and memory does not grow.
 
     python -m tests.fuzz.fuzz_json --runs 1000000
 """
@@ -29,31 +31,45 @@ from mlserver.wire.json import decode_request
 from tests.fuzz.mutate import Alarm, Found, Mutator, Summary, command_line, resident_mib, seeds
 
 TOKENS = (
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"null", b"true", b"false", b"NaN", b"Infinity", b"-", b"0", b"1e5",
-    b"1e400", b"-1", b"0.1", b'"\\ud800"', b'"\\u0000"', b"\xff", b"\xc3\xa9", b"\xef\xbb\xbf", b"[" * 600, b'{"a":' * 600,
-    b'"BOOL"', b'"UINT8"', b'"UINT64"', b'"INT8"', b'"INT64"', b'"FP16"', b'"FP32"', b'"FP64"', b'"BYTES"', b'"bytes"',
-    b'"name":"x"', b'"shape":[2]', b'"shape":[-1,2]', b'"shape":[]', b'"shape":[0]', b'"datatype":"INT32"', b'"data":[1,2]',
-    b'"parameters":{"content_type":"np"}', b'"parameters":{"headers":{"a":1}}', b'"parameters":null', b'"id":"1"', b'"id":1',
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"null", b"true", b"false", b"NaN", b"Infinity", b"-",
+    b"0", b"1e5",
+    b"1e400", b"-1", b"0.1", b'"\\ud800"', b'"\\u0000"', b"\xff", b"\xc3\xa9", b"\xef\xbb\xbf", b"[" * 600,
+    b'{"a":' * 600,
+    b'"BOOL"', b'"UINT8"', b'"UINT64"', b'"INT8"', b'"INT64"', b'"FP16"', b'"FP32"', b'"FP64"', b'"BYTES"',
+    b'"bytes"',
+    b'"name":"x"', b'"shape":[2]', b'"shape":[-1,2]', b'"shape":[]', b'"shape":[0]', b'"datatype":"INT32"',
+    b'"data":[1,2]',
+    b'"parameters":{"content_type":"np"}', b'"parameters":{"headers":{"a":1}}', b'"parameters":null',
+    b'"id":"1"', b'"id":1',
     b'"content_type":"str"', b'"content_type":"base64"', b'"content_type":"datetime"', b'"content_type":"pd"',
-    b'"outputs":[{"name":"y"}]', b'[[1,2],[3,4]]', b'["a","b"]', b"[1.5,2.5]", b"[null]", b"[[1],[2,3]]", b"1," * 3000,
+    b'"outputs":[{"name":"y"}]', b'[[1,2],[3,4]]', b'["a","b"]', b"[1.5,2.5]", b"[null]", b"[[1],[2,3]]",
+    b"1," * 3000,
 )  # fmt: skip
 # Seconds that one input may take.
 _PATIENCE = 5.0
 
 
-_VALUES = [json.dumps(value) for value in (
-    None, True, False, 0, 1, -1, 2, 255, 256, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 0.5, -1.5, 1e38, 1e39, 1e308,
-    "", "a", "1", "1.5", "é", "\0", "\ud800", "NaN", "2020-01-01", "aGk=", "x" * 300, [], {}, [[]], [None], [1, "a"], [[1], [2, 3]],
+_VALUES: list[str] = [json.dumps(value) for value in (
+    None, True, False, 0, 1, -1, 2, 255, 256, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 0.5,
+    -1.5, 1e38, 1e39, 1e308,
+    "", "a", "1", "1.5", "é", "\0", "\ud800", "NaN", "2020-01-01", "aGk=", "x" * 300, [], {}, [[]], [None],
+    [1, "a"], [[1], [2, 3]],
     {"content_type": "np"}, {"content_type": "str"}, {"content_type": "base64"}, {"content_type": "datetime"},
-    {"content_type": "pd"}, {"content_type": "nothing"}, {"content_type": 1}, {"headers": {"a": 1}}, {"a": {"b": [1]}},
-    *DATATYPES, [1], [2], [-1], [2, 2], [1, 2, 1], [0], [0, 3], [-2], [2**40, 2**40], [2**70], ["1"], [1.0], [1.5], [True],
-    [[1, 2], [3, 4]], [["a"], ["b"]], [[[1.5]]], list(range(100)), [0.25] * 3000, [[7, 8]] * 2000, ["a"] * 2000,
+    {"content_type": "pd"}, {"content_type": "nothing"}, {"content_type": 1}, {"headers": {"a": 1}},
+    {"a": {"b": [1]}},
+    *DATATYPES, [1], [2], [-1], [2, 2], [1, 2, 1], [0], [0, 3], [-2], [2**40, 2**40], [2**70], ["1"], [1.0],
+    [1.5], [True],
+    [[1, 2], [3, 4]], [["a"], ["b"]], [[[1.5]]], list(range(100)),
 )]  # fmt: skip
+_LARGE = [json.dumps(value) for value in ([0.25] * 6000, [[7, 8]] * 3000, ["a"] * 5000, [[None] * 9] * 500)]
 
 
 _FIELDS = {
     "datatype": [json.dumps(name) for name in DATATYPES],
-    "shape": ["[]", "[0]", "[1]", "[2]", "[-1]", "[2,2]", "[1,2]", "[2,-1]", "[-1,-1]", "[3000]", "[0,5]", "[4,0]", "[1,1,2]"],
+    "shape": [
+        "[]", "[0]", "[1]", "[2]", "[-1]", "[2,2]", "[1,2]", "[2,-1]", "[-1,-1]", "[3000]", "[0,5]",
+        "[4,0]", "[1,1,2]",
+    ],
     "data": [value for value in _VALUES if value[0] in '["'] * 3 + _VALUES,
     "parameters": [value for value in _VALUES if value[0] == "{"],
     "name": ['"x"', '"y"', '""'],
@@ -80,7 +96,8 @@ class Bodies(Mutator):
     def _fill(self, tensor: dict[str, Any]) -> None:
         """Give a field another value of its own kind."""
         field = self.random.choice(tuple(_FIELDS))
-        tensor[field] = json.loads(self.random.choice(_FIELDS[field]))
+        large = field == "data" and self.random.random() < 0.03
+        tensor[field] = json.loads(self.random.choice(_LARGE if large else _FIELDS[field]))
 
     def _replace(self, body: Any) -> None:
         """Put another value somewhere, or take one away."""
@@ -147,7 +164,8 @@ class Fuzzer:
         self.alarm = Alarm()
         logging.getLogger("mlserver").addHandler(self.alarm)
         self._executors = [
-            Executor(kind(ModelSettings(name="m", implementation=kind)), {}) for kind in (Echo, Numpy, Decoding)
+            Executor(kind(ModelSettings(name="m", implementation=kind)), {})
+            for kind in (Echo, Numpy, Decoding)
         ]
         self._before = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 
@@ -159,8 +177,9 @@ class Fuzzer:
         started = time.monotonic()
         self._decode(data)
         for executor in self._executors:
-            # Beside another request, so that those that fit together are merged.
-            calls = [Call(data, {}), Call(self._before, {})]
+            calls = [Call(data, {})]
+            if executor.merges:  # beside another request, so that those that fit together are merged
+                calls.append(Call(self._before, {}))
             replies = await executor.run(calls)
             assert not self.alarm.lines, f"logged: {self.alarm.lines}"
             for reply in replies:
@@ -195,7 +214,9 @@ def run(runs: int, seed: int, report_every: float = math.inf) -> Summary:
 async def _run(runs: int, seed: int, report_every: float) -> Summary:
     choose = random.Random(seed)
     fuzzer = Fuzzer()
-    bodies = iter(Bodies(choose, seeds("json"), TOKENS))
+    texts = seeds("json")
+    small = [text for text in texts if len(text) < 1000]
+    bodies = iter(Bodies(choose, small * 4 + texts, TOKENS))
     started = reported = time.monotonic()
     before = 0.0
     try:

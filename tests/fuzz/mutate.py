@@ -1,4 +1,4 @@
-"""What the fuzzers share: seeds from files, mutations of them, and a run that can be repeated from its seed."""
+"""What the fuzzers share: seeds from files, changes to them, and runs that can be repeated."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ class Mutator:
         if kind == 0:  # another byte
             return data[:at] + bytes([choose.randrange(256)]) + data[at + 1 :]
         if kind == 1:  # another bit
-            return data[:at] + bytes(byte ^ 1 << choose.randrange(8) for byte in data[at : at + 1]) + data[at + 1 :]
+            return (
+                data[:at]
+                + bytes(byte ^ 1 << choose.randrange(8) for byte in data[at : at + 1])
+                + data[at + 1 :]
+            )
         if kind == 2:
             return data[:at] + data[end:]
         if kind == 3:
@@ -83,8 +87,10 @@ class Mutator:
 
 
 _NUMBERS = (
-    b"0", b"1", b"-1", b"2", b"7", b"255", b"256", b"65536", b"2147483648", b"4294967296", b"9223372036854775807",
-    b"9223372036854775808", b"18446744073709551615", b"18446744073709551616", b"1e400", b"-0", b"1.5", b"1" * 40, b"00",
+    b"0", b"1", b"-1", b"2", b"7", b"255", b"256", b"65536", b"2147483648", b"4294967296",
+    b"9223372036854775807",
+    b"9223372036854775808", b"18446744073709551615", b"18446744073709551616", b"1e400", b"-0", b"1.5",
+    b"1" * 40, b"00",
 )  # fmt: skip
 
 

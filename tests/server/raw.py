@@ -37,7 +37,8 @@ class Echo(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         outputs = [
-            ResponseOutput(name=i.name, shape=i.shape, datatype=i.datatype, data=i.data) for i in payload.inputs
+            ResponseOutput(name=i.name, shape=i.shape, datatype=i.datatype, data=i.data)
+            for i in payload.inputs
         ]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
@@ -49,7 +50,7 @@ class Waits(MLModel):
         key = str(payload.id)
         seen[key].append("begun")
         try:
-            while key not in open_gates:
+            while key not in open_gates:  # which another thread opens
                 await asyncio.sleep(0.002)
         except asyncio.CancelledError:
             seen[key].append("cancelled")
@@ -206,7 +207,7 @@ class Raw:
             return self._take(int(headers["content-length"]))
         if "transfer-encoding" not in headers:
             return self.rest()
-        chunks = []
+        chunks: list[bytes] = []
         while True:
             size = int(self._until(b"\r\n"), 16)
             chunk = self._take(size + 2)

@@ -266,6 +266,12 @@ async def test_unload_of_the_default_version_leaves_the_next(registry: ModelRegi
 async def test_unload_while_loading(registry: ModelRegistry, reload: bool) -> None:
     if reload:
         await registry.load(settings())
+    told: list[LoadedModel] = []
+
+    async def note(new: LoadedModel, old: LoadedModel | None) -> None:
+        told.append(new)
+
+    registry.on_loaded.append(note)
     loading = asyncio.ensure_future(registry.load(settings(gated=True)))
     await until(lambda: len(Model.made) == 1 + reload, "it loads")
     await registry.unload("m")
@@ -275,7 +281,7 @@ async def test_unload_while_loading(registry: ModelRegistry, reload: bool) -> No
     with pytest.raises(ModelNotFound):
         await loading
     assert all(model.unloaded for model in Model.made)
-    assert registry.all() == [] and registry.failures == {}
+    assert registry.all() == [] and registry.failures == {} and told == []
 
 
 async def test_unload_while_a_hook_of_the_load_waits(registry: ModelRegistry) -> None:

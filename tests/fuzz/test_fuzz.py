@@ -1,0 +1,33 @@
+"""A bounded part of the fuzzing, the same inputs every time. The long runs are commands of their own."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from tests.fuzz import fuzz_http, fuzz_json
+from tests.fuzz.mutate import CORPUS, Mutator, seeds
+
+
+@pytest.mark.parametrize(("fuzz", "runs"), [(fuzz_http, 8_000), (fuzz_json, 20_000)], ids=["http", "json"])
+def test_fuzz(fuzz: Any, runs: int) -> None:
+    summary = fuzz.run(runs, seed=20_000)
+    assert summary.runs == runs
+    assert {"200", "400", "422"} <= summary.outcomes.keys(), summary
+    assert summary.resident_after < summary.resident_before + 24, summary
+
+
+@pytest.mark.parametrize("kind", ["http", "json"])
+def test_the_corpus_is_small(kind: str) -> None:
+    sizes = [path.stat().st_size for path in (CORPUS / kind).iterdir()]
+    assert 10 < len(sizes) < 60 and sum(sizes) < 100_000
+
+
+def test_a_run_can_be_repeated() -> None:
+    def some(seed: int) -> list[bytes]:
+        make = Mutator(random.Random(seed), seeds("http"), fuzz_http.TOKENS, joins=True)
+        return [make.make() for _ in range(100)]
+
+    assert some(1) == some(1) != some(2)
