@@ -267,7 +267,9 @@ def describe(exc: BaseException) -> tuple[int, bytes]:
     if isinstance(exc, InvalidRequest):
         return exc.status_code, wire.encode_error(str(exc), exc.details)
     if isinstance(exc, MLServerError):
-        return exc.status_code, wire.encode_error(str(exc))
+        status: Any = exc.status_code  # user code may put anything there
+        final = isinstance(status, int) and 200 <= status <= 599
+        return status if final else 500, wire.encode_error(str(exc))
     if isinstance(exc, asyncio.CancelledError):
         return 499, wire.encode_error("the request was cancelled")
     logger.error("the model failed to answer a request", exc_info=exc)

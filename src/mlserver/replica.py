@@ -39,6 +39,8 @@ _SHORT_TURN = 0.005
 _SHORT_BODY = 64 * 1024
 # So many calls at most become one run; more would make the first wait for the last.
 _MOST_CALLS = 256
+# Turns of the loop, each of which has to bring more calls, that a run may be put off.
+_MOST_TURNS = 8
 # Responses of a stream that may wait for a slow client.
 _STREAM_AHEAD = 8
 
@@ -82,6 +84,8 @@ class Replica:
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
         self._turn_scheduled = False
+        self._turns = 0  # of the loop that this one has been put off, and calls that had come by then
+        self._collected = 0
         self._take_scheduled = False
         self._deliver_scheduled = False
         self._thread_runs = 0
@@ -195,9 +199,17 @@ class Replica:
 
     def _turn(self) -> None:
         """At the end of a turn of the front's loop: everything that arrived in it is here now."""
-        self._turn_scheduled = False
         if self._short_lane():
+            arrived = len(self._waiting)
+            if 1 < arrived and self._collected < arrived and self._turns < _MOST_TURNS:
+                # More came with this turn than with the last: what is on its way can still come along.
+                self._collected = arrived
+                self._turns += 1
+                self._front.call_soon(self._turn)
+                return
+            self._collected = self._turns = 0
             self._run_here()
+        self._turn_scheduled = False
         if self._waiting and not self._take_scheduled:
             self._take_scheduled = True
             self._loop.call_soon_threadsafe(self._take)

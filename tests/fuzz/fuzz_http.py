@@ -60,7 +60,7 @@ _HEAD = re.compile(
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Seconds until a stream that is not answered counts as a hang.
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 
 
 class Echo(MLModel):
@@ -265,7 +265,7 @@ class Fuzzer:
             await self._turn(deadline)
 
     def _parse(self, sent: bytes) -> list[Answer]:
-        """What was sent, as http.client reads it: an answer to each request that was begun, then one refusal."""
+        """What was sent: an answer to each request that was begun, then at most one refusal."""
         answers = []
         stream = io.BytesIO(sent)
         methods = iter((*self.server.methods, "?"))

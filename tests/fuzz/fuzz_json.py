@@ -45,11 +45,11 @@ TOKENS = (
     b'"outputs":[{"name":"y"}]', b'[[1,2],[3,4]]', b'["a","b"]', b"[1.5,2.5]", b"[null]", b"[[1],[2,3]]",
     b"1," * 3000,
 )  # fmt: skip
-# Seconds that one input may take.
+# Seconds of computing that one input may take.
 _PATIENCE = 5.0
 
 
-_VALUES: list[str] = [json.dumps(value) for value in (
+_OBJECTS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 255, 256, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 0.5,
     -1.5, 1e38, 1e39, 1e308,
     "", "a", "1", "1.5", "é", "\0", "\ud800", "NaN", "2020-01-01", "aGk=", "x" * 300, [], {}, [[]], [None],
@@ -60,7 +60,8 @@ _VALUES: list[str] = [json.dumps(value) for value in (
     *DATATYPES, [1], [2], [-1], [2, 2], [1, 2, 1], [0], [0, 3], [-2], [2**40, 2**40], [2**70], ["1"], [1.0],
     [1.5], [True],
     [[1, 2], [3, 4]], [["a"], ["b"]], [[[1.5]]], list(range(100)),
-)]  # fmt: skip
+)  # fmt: skip
+_VALUES = [json.dumps(value) for value in _OBJECTS]
 _LARGE = [json.dumps(value) for value in ([0.25] * 6000, [[7, 8]] * 3000, ["a"] * 5000, [[None] * 9] * 500)]
 
 
@@ -174,7 +175,7 @@ class Fuzzer:
 
     async def check(self, data: bytes) -> None:
         """Raises AssertionError, or whatever should not have been raised."""
-        started = time.monotonic()
+        started = time.process_time()
         self._decode(data)
         for executor in self._executors:
             calls = [Call(data, {})]
@@ -188,7 +189,7 @@ class Fuzzer:
                 assert reply.status == 200 or isinstance(body["error"], str), reply.body
                 self.outcomes[str(reply.status)] += 1
         self._before = data
-        assert time.monotonic() - started < _PATIENCE, "took too long"
+        assert time.process_time() - started < _PATIENCE, "took too long"
 
     def _decode(self, data: bytes) -> None:
         try:

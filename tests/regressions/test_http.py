@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import process, wait_for, write_model
+from tests.running import TIMEOUT, process, wait_for, write_model
 from tests.server.raw import Listening, assert_serves, body, connected, get, http_server, post
 
 GZIP = "Content-Encoding: gzip"
@@ -107,5 +107,5 @@ def test_c5_a_call_in_flight_is_answered_when_the_server_is_told_to_stop(tmp_pat
             answer.status == 200 and answer.json()["id"] == "c5" and answer.headers["connection"] == "close"
         )
         client.assert_ended()
-        assert server.stop() == 0
+        assert server.process.wait(TIMEOUT) == 0
         assert "Traceback" not in server.log() and "ERROR" not in server.log()

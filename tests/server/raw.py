@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mlserver import MLModel
+from mlserver.errors import MLServerError
 from mlserver.rest.protocol import HttpProtocol
 from mlserver.rest.server import HttpServer
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
@@ -50,7 +51,7 @@ class Waits(MLModel):
         key = str(payload.id)
         seen[key].append("begun")
         try:
-            while key not in open_gates:  # which another thread opens
+            while key not in open_gates:  # noqa: ASYNC110 - another thread opens it
                 await asyncio.sleep(0.002)
         except asyncio.CancelledError:
             seen[key].append("cancelled")
@@ -78,8 +79,16 @@ class SetsHeaders(MLModel):
         return InferenceResponse(model_name=self.name, parameters=Parameters(headers=headers), outputs=[])
 
 
+class Refuses(MLModel):
+    """Raises an error with the status that the request's parameters name."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        assert payload.parameters is not None
+        raise MLServerError("refused", payload.parameters.status)
+
+
 MODELS: Mapping[str, type[MLModel]] = {
-    "echo": Echo, "waits": Waits, "large": Large, "sets-headers": SetsHeaders, "a b": Echo, "é": Echo,
+    "echo": Echo, "waits": Waits, "large": Large, "sets-headers": SetsHeaders, "refuses": Refuses, "a b": Echo, "é": Echo,
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import logging
 import math
 import re
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
@@ -35,6 +36,12 @@ from mlserver.executor import Call, Reply, describe
 from mlserver.rest.chunked import BadChunk, ChunkedBody
 from mlserver.rest.compression import DecompressionError, compress, decompress
 from mlserver.wire.json import encode_error
+
+if sys.platform == "win32":
+    ioctl = None
+else:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
 
 if TYPE_CHECKING:
     from mlserver.rest.server import HttpServer
@@ -722,8 +729,13 @@ class HttpProtocol(asyncio.Protocol):
         """End our side and let the client read on: closing would take away what it has not read yet."""
         self._deadline = _now() + self._server.keep_alive
         self._pending = self._start = b""
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        try:
             self._transport.write_eof()
+        except OSError:  # the client was quicker
+            self._transport.abort()
+        else:
             self._resume_reading()
 
     def _refuse(self, status: int, text: str) -> None:
@@ -762,9 +774,10 @@ class HttpProtocol(asyncio.Protocol):
                 self._transport.abort()
             return
         unsent = self._transport.get_write_buffer_size()
-        if unsent and unsent != self._unsent:
+        left = unsent and unsent + _left_to_kernel(self._transport)
+        if left and left != self._unsent:
             # The client reads, if slowly; or this is the first look at what it does not read.
-            self._unsent = unsent
+            self._unsent = left
             self._deadline = now + self._server.body_timeout
         elif self._timeout_answer is not None and self._keep:
             self._refuse(408, self._timeout_answer)
@@ -787,7 +800,24 @@ class HttpProtocol(asyncio.Protocol):
 def _was_reset(transport: asyncio.Transport) -> bool:
     # A loop does not watch a connection that has nothing to send and whose client will send no more.
     connection = transport.get_extra_info("socket")
-    return connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    try:
+        return connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    except OSError:
+        return True
+
+
+def _left_to_kernel(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel has taken and the client has not; 0 where that is not told.
+
+    It takes a megabyte at a time, for which a slow client needs longer than any timeout.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None or ioctl is None:
+        return 0
+    try:
+        return int.from_bytes(ioctl(connection.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
@@ -812,6 +842,11 @@ def _may_compress(headers: Headers) -> bool:
         name == b"content-encoding" or (name == b"content-type" and value.startswith(b"text/event-stream"))
         for name, value in headers
     )
+
+
+def _final(status: Any) -> int:
+    """The status of an answer. User code may choose it, and may choose what is none."""
+    return status if isinstance(status, int) and 200 <= status <= 599 else 500
 
 
 def _value_of(wanted: bytes, headers: Headers) -> bytes | None:
@@ -904,7 +939,7 @@ class _AppRun:
             return
         if message["type"] == "http.response.start":
             self._headers = _checked(message.get("headers", ()))
-            self._status = message["status"]
+            self._status = _final(message["status"])
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         if not self.streaming and not more:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import StartError
+from mlserver.logging import logger
 from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope, accepts_gzip
 from mlserver.service import Service, Target
 
@@ -142,11 +143,15 @@ class HttpServer:
         task.add_done_callback(self._tasks.discard)
 
     def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
         self._refresh_date()
         now = time.monotonic()
         for connection in list(self._connections):
-            connection.sweep(now)
-        self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
+            try:
+                connection.sweep(now)
+            except Exception:  # whatever ails one, the others are looked after
+                logger.exception("a connection could not be looked after")
+                connection.abort()
 
     def _refresh_date(self) -> None:
         now = int(time.time())
