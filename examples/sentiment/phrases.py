@@ -114,14 +114,37 @@ TURN = {
     """,
     "more": "{np} {is} no {more} than the others | {np} did not get any {more} | it isn't {more} than before",
 }
-WEIGHTS = {"adjective": 9, "thing": 2, "quality": 2, "love": 2, "does": 4, "feel": 3, "manner": 1.5, "more": 1.5}
+WEIGHTS = {
+    "adjective": 9,
+    "thing": 2,
+    "quality": 2,
+    "love": 2,
+    "does": 4,
+    "feel": 3,
+    "manner": 1.5,
+    "more": 1.5,
+}
 
 BUT = [", but ", ", but ", " but ", ", yet ", ". however, ", ", but in the end ", ", but overall "]
 ALTHOUGH = ["although", "even though", "while", "though"]
 AND = [" and ", ", and ", ". ", "; ", ", "]
 DETERMINERS = ["the", "the", "the", "this", "their", "our", "my", "your", "his", "her", "that"]
 PEOPLE = ["my friends", "my kids", "they", "the children", "my parents", "the guests"]
-VERY = ["", "", "", "very ", "really ", "so ", "quite ", "absolutely ", "truly ", "extremely ", "simply ", "just ", "too "]
+VERY = [
+    "",
+    "",
+    "",
+    "very ",
+    "really ",
+    "so ",
+    "quite ",
+    "absolutely ",
+    "truly ",
+    "extremely ",
+    "simply ",
+    "just ",
+    "too ",
+]
 PLURAL = {"is": "are", "was": "were", "do": "do", "has": "have", "looks": "look"}
 SINGULAR = {"is": "is", "was": "was", "do": "does", "has": "has", "looks": "looks"}
 
@@ -149,7 +172,9 @@ class Writer:
         self._lexicon = lexicon
         self._rng = rng
         self._sentences = sentences
-        self._templates = {(table is KEEP, kind): _split(text) for table in (KEEP, TURN) for kind, text in table.items()}
+        self._templates = {
+            (table is KEEP, kind): _split(text) for table in (KEEP, TURN) for kind, text in table.items()
+        }
         self._letters = sorted({w for text, _ in sentences for w in re.findall("[a-z]{4,}", text.lower())})
         self._nouns = sorted(noun for noun in set(lexicon["noun"]) if " " not in noun)
         self._known_nouns = frozenset(self._nouns)
@@ -185,7 +210,10 @@ class Writer:
     def noun(self) -> str:
         """A noun, or a made-up word: the model has to cope with names that it never saw."""
         if self._rng.random() < 0.3:
-            return self._rng.choice(self._letters)[: self._rng.randint(1, 4)] + self._rng.choice(self._letters)[-4:]
+            return (
+                self._rng.choice(self._letters)[: self._rng.randint(1, 4)]
+                + self._rng.choice(self._letters)[-4:]
+            )
         return self._rng.choice(self._nouns)
 
     def choose(self, options: Sequence[str]) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's own documents use
+from transformers import DistilBertForSequenceClassification, DistilBertTokenizer
+
 from mlserver import MLModel, types
 from mlserver.codecs import StringCodec
 from mlserver.errors import InferenceError
 from mlserver.utils import get_model_uri
-from transformers import DistilBertForSequenceClassification, DistilBertTokenizer
 
 INPUT, OUTPUT = "text", "predictions"
 
@@ -19,7 +20,8 @@ INPUT, OUTPUT = "text", "predictions"
 class SentimentModel(MLModel):
     """Sentences in, one row of probabilities per sentence out: negative, positive.
 
-    Input: BYTES `text`; each element is a JSON list of sentences. Output: FP32 `predictions`, shape [sentences, 2].
+    Input: BYTES `text`; each element is a JSON list of sentences. Output: FP32 `predictions`, shape
+    [sentences, 2].
     """
 
     async def load(self) -> bool:
@@ -65,7 +67,8 @@ class SentimentModel(MLModel):
 
     def _classify(self, sentences: list[str]) -> torch.Tensor:
         """Probabilities on the CPU, shape [sentences, 2]."""
-        # Sentences of one batch are padded to the longest; the attention mask hides the padding from the model.
+        # Sentences of one batch are padded to the longest; the attention mask hides the padding from the
+        # model.
         encoded = self.tokenizer(
             sentences,
             return_tensors="pt",

@@ -99,7 +99,10 @@ class SentimentTrainer:
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
         )
@@ -116,7 +119,9 @@ class SentimentTrainer:
             for part in (batch[:cut], batch[cut:]):
                 ids, mask, labels = self._pad(part)
                 logits = model(input_ids=ids, attention_mask=mask).logits
-                loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=recipe.label_smoothing)
+                loss = F.cross_entropy(
+                    logits, labels, reduction="sum", label_smoothing=recipe.label_smoothing
+                )
                 loss = loss / len(batch)
                 loss.backward()
                 losses += loss.item()
@@ -128,7 +133,10 @@ class SentimentTrainer:
                 for kept, current in zip(average.parameters(), model.parameters(), strict=True):
                     kept.lerp_(current, 1 - decay)
             if (step + 1) % 300 == 0:
-                print(f"step {step + 1:5}  loss {losses / 300:.3f}  {time.monotonic() - started:4.0f} s", flush=True)
+                print(
+                    f"step {step + 1:5}  loss {losses / 300:.3f}  {time.monotonic() - started:4.0f} s",
+                    flush=True,
+                )
                 losses = 0.0
         self.model = average.eval()
 
@@ -208,9 +216,13 @@ def share(marks: list[bool]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=HERE / "model", help="where to save; default: model/")
-    parser.add_argument("--validate", action="store_true", help="hold out a sixth of the training rows instead")
+    parser.add_argument(
+        "--validate", action="store_true", help="hold out a sixth of the training rows instead"
+    )
     parser.add_argument("--part", type=int, default=0, choices=range(SPLIT), help="which sixth")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     arguments = parser.parse_args()
@@ -236,7 +248,9 @@ def main() -> int:
     marks = correct(arguments.output, labelled(test))
     print(f"accuracy on {len(test)} unseen test rows: {share(marks)}")
     for kind in dict.fromkeys(row["kind"] for row in test):
-        print(f"  {kind:9} {share([mark for mark, row in zip(marks, test, strict=True) if row['kind'] == kind])}")
+        print(
+            f"  {kind:9} {share([mark for mark, row in zip(marks, test, strict=True) if row['kind'] == kind])}"
+        )
     accuracy = sum(marks) / len(marks)
     if accuracy < REQUIRED_ACCURACY:
         print(f"accuracy {accuracy:.3f} is below {REQUIRED_ACCURACY}", file=sys.stderr)

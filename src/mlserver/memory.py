@@ -44,7 +44,6 @@ def calm_collector() -> None:
 
 def freeze_what_stays() -> None:
     """What is loaded now stays: the collector need not look at it again and again."""
-    gc.collect()
     gc.freeze()
 
 

@@ -201,7 +201,7 @@ class Replica:
         """At the end of a turn of the front's loop: everything that arrived in it is here now."""
         if self._short_lane():
             arrived = len(self._waiting)
-            if 1 < arrived and self._collected < arrived and self._turns < _MOST_TURNS:
+            if arrived > 1 and self._collected < arrived and self._turns < _MOST_TURNS:
                 # More came with this turn than with the last: what is on its way can still come along.
                 self._collected = arrived
                 self._turns += 1

@@ -86,7 +86,9 @@ def test_the_client_script(server: AsProcess) -> None:
         (7, "text", "JSON list of strings"),
     ],
 )
-def test_what_is_no_list_of_sentences_is_refused(server: AsProcess, text: Any, name: str, reason: str) -> None:
+def test_what_is_no_list_of_sentences_is_refused(
+    server: AsProcess, text: Any, name: str, reason: str
+) -> None:
     answer = ask(server, text, name)
     assert answer.status_code == 400
     assert reason in answer.json()["error"]

@@ -88,7 +88,8 @@ class Refuses(MLModel):
 
 
 MODELS: Mapping[str, type[MLModel]] = {
-    "echo": Echo, "waits": Waits, "large": Large, "sets-headers": SetsHeaders, "refuses": Refuses, "a b": Echo, "é": Echo,
+    "echo": Echo, "waits": Waits, "large": Large, "sets-headers": SetsHeaders, "refuses": Refuses, "a b":
+    Echo, "é": Echo,
 }  # fmt: skip
 
 
