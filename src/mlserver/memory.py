@@ -44,6 +44,7 @@ def calm_collector() -> None:
 
 def freeze_what_stays() -> None:
     """What is loaded now stays: the collector need not look at it again and again."""
+    gc.collect()
     gc.freeze()
 
 
