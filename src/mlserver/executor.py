@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlserver.batching.merge import fits, merge, rows_of
+from mlserver.batching.merge import fits, merge, merge_values, rows_of
 from mlserver.cloudevents import CLOUDEVENTS_HEADER_TYPE, CLOUDEVENTS_HEADERS, CloudEventsTypes
 from mlserver.context import model_context, request_id_var
 from mlserver.errors import InferenceError, InvalidRequest, MLServerError
@@ -26,6 +26,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters
 from mlserver.types.base import set_field
 from mlserver.utils import generate_uuid
 from mlserver.wire import json as wire
+from mlserver.wire.forms import Form, Forms
 
 __all__ = ["Call", "Executor", "Reply", "Stages"]
 
@@ -34,7 +35,7 @@ __all__ = ["Call", "Executor", "Reply", "Stages"]
 class Call:
     """One inference request as it arrived: a V2 JSON body and the transport's headers, lower-case names."""
 
-    body: bytes
+    body: bytes | bytearray
     headers: dict[str, str]
 
 
@@ -62,17 +63,32 @@ class Stages:
 
 
 class _Work:
-    """A call on its way through the executor."""
+    """A call on its way through the executor: understood as a whole, or as a known form and its values."""
 
-    __slots__ = ("call", "id", "reply", "request", "rows")
+    __slots__ = ("_request", "call", "form", "id", "reply", "rows", "values")
 
-    request: InferenceRequest
+    _request: InferenceRequest
+    form: Form | None
     id: str
     reply: Reply
+    values: list[Any]
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.rows = 1
+        self.form = None
+
+    @property
+    def request(self) -> InferenceRequest:
+        """Raises InvalidRequest."""
+        if self.form is not None:
+            self.request = wire.decode_request(self.call.body)
+        return self._request
+
+    @request.setter
+    def request(self, request: InferenceRequest) -> None:
+        self._request = request
+        self.form = None
 
 
 class Executor:
@@ -91,6 +107,7 @@ class Executor:
         self.max_rows = settings.max_batch_size if batching else _MOST_ROWS
         # Rows that are independent do not care who asked; any other code may read the headers.
         self._merge_across_headers = promises(model, "rows_independent")
+        self._forms = Forms()
         self._events = request_events
         self._response_events = {**request_events, CLOUDEVENTS_HEADER_TYPE: CloudEventsTypes.Response.value}
 
@@ -98,7 +115,10 @@ class Executor:
         """One reply for each call, in order. Never raises for what a caller or the model did wrong."""
         started = time.perf_counter()
         works = [_Work(call) for call in calls]
-        groups = self._group([work for work in works if self._decode(work)])
+        if self.merges and len(works) > 1:
+            groups = self._group([work for work in works if self._recognise(work) or self._decode(work)])
+        else:
+            groups = [[work] for work in works if self._decode(work)]
         self.stages.decode += time.perf_counter() - started
         with model_context(self.model.settings):
             for group in groups:
@@ -145,6 +165,15 @@ class Executor:
         work.id = generate_uuid() if request.id is None else request.id
         return True
 
+    def _recognise(self, work: _Work) -> bool:
+        """Whether the request has a form that is known."""
+        known = self._forms.read(work.call.body)
+        if known is None:
+            return False
+        work.form, work.values = known
+        work.id = generate_uuid()
+        return True
+
     def _show_headers(
         self, message: InferenceRequest | InferenceResponse, headers: dict[str, Any], request_id: str | None
     ) -> None:
@@ -159,20 +188,16 @@ class Executor:
     # group and merge
 
     def _group(self, works: Sequence[_Work]) -> list[list[_Work]]:
-        if not self.merges or len(works) == 1:
-            return [[work] for work in works]
         groups: list[list[_Work]] = []
         filling: dict[tuple[Any, ...], list[_Work]] = {}
         filled: dict[tuple[Any, ...], int] = {}
         for work in works:
-            request = work.request
-            key = fits(request)
+            key = self._key_of(work)
             if key is None:
                 groups.append([work])
                 continue
             if not self._merge_across_headers:
                 key = (*key, _steering_headers(work.call))
-            work.rows = rows_of(request)
             group = filling.get(key)
             rows = filled.get(key, 0) + work.rows
             if group is None or rows > self.max_rows:
@@ -182,6 +207,17 @@ class Executor:
             group.append(work)
             filled[key] = rows
         return groups
+
+    def _key_of(self, work: _Work) -> tuple[Any, ...] | None:
+        """What `fits` says of a request. Notes how many rows it has."""
+        if work.form is not None:
+            work.rows = work.form.rows
+            return work.form.key
+        key = fits(work.request)
+        if key is not None:
+            work.rows = rows_of(work.request)
+            self._forms.learn(work.call.body, work.request, key)
+        return key
 
     # predict, split and encode
 
@@ -197,7 +233,7 @@ class Executor:
                 self._show_headers(request, {**last.call.headers, **self._events}, last.id)
             else:
                 request_id_var.set("")  # of nobody alone, least of all of the group before
-                request = merge([work.request for work in group])
+                request = _merge(group)
                 self._show_headers(request, {**last.call.headers, **self._events}, None)
             response = _checked(await self.model.predict(request), self.model)
             predicted = time.perf_counter()
@@ -224,6 +260,17 @@ class Executor:
             bodies = wire.encode_split(response, [work.rows for work in group], ids)
         for work, body in zip(group, bodies, strict=True):
             work.reply = Reply(200, body, work.id, headers)
+
+
+def _merge(group: Sequence[_Work]) -> InferenceRequest:
+    form = group[0].form
+    values: list[Any] = []
+    for work in group:
+        if form is None or work.form is None:
+            return merge([work.request for work in group])
+        values += work.values
+    assert form is not None
+    return merge_values(form.request, sum(work.rows for work in group), values)
 
 
 _EVENTS = frozenset(name.lower() for name in CLOUDEVENTS_HEADERS)

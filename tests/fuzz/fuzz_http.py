@@ -141,14 +141,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Server(HttpServer):
+class Protocol(HttpProtocol):
     """Notes which requests it begins to answer."""
 
     methods: list[str]
 
-    def request_begun(self, head: Head) -> None:
-        super().request_begun(head)
+    def _next(self, head: Head, body: bytes | bytearray) -> None:
         self.methods.append(head.method)
+        super()._next(head, body)
 
 
 class Fuzzer:
@@ -168,8 +168,7 @@ class Fuzzer:
         self.service: Service = self._main.service
         self._metrics: RequestMetrics = self.service.metrics
         app = create_app(self.service, settings, CustomHandlers())
-        self.server = Server(settings, app, self.service, self._metrics)
-        self.server.methods = []
+        self.server = HttpServer(settings, app, self.service, self._metrics)
         self._alarm = Alarm()
         logging.getLogger("mlserver").addHandler(self._alarm)
 
@@ -208,8 +207,8 @@ class Fuzzer:
         return [piece for piece in pieces if piece]
 
     async def _connect(self) -> Wire:
-        self.server.methods.clear()
-        protocol = HttpProtocol(self.server)
+        Protocol.methods = []
+        protocol = Protocol(self.server)
         wire = Wire(protocol)
         protocol.connection_made(wire)
         return wire
@@ -266,7 +265,7 @@ class Fuzzer:
         """What was sent: an answer to each request that was begun, then at most one refusal."""
         answers = []
         stream = io.BytesIO(sent)
-        methods = iter((*self.server.methods, "?"))
+        methods = iter((*Protocol.methods, "?"))
         while stream.tell() < len(sent):
             rest = sent[stream.tell() :]
             if rest.startswith(_CONTINUE):

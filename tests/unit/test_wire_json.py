@@ -344,11 +344,11 @@ def test_what_json_cannot_hold_is_an_error_that_says_so(data: Any) -> None:
 
 
 def test_a_split_response_has_each_members_id_and_rows() -> None:
-    parts = encode_split(response(TensorData.from_array(np.array([1.5, np.nan]))), [1, 1], ["a", None])
+    parts = encode_split(response(TensorData.from_array(np.array([1.5, np.nan]))), [1, 1], ["a", "b"])
     assert [json.loads(part) for part in parts] == [
         {
             "model_name": "m",
-            **({"id": "a"} if row == 0 else {}),
+            "id": "ab"[row],
             "parameters": {},
             "outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [[1.5], [None]][row]}],
         }

@@ -18,7 +18,7 @@ from mlserver.errors import InvalidTensor, MLServerError
 from mlserver.tensor import DTYPES, TensorData, flatten
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
-__all__ = ["fits", "merge", "rows_of", "split"]
+__all__ = ["fits", "merge", "merge_values", "rows_of", "split"]
 
 _OWN = ("content_type", "headers")
 
@@ -83,6 +83,33 @@ def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
         inputs=[_merge_tensors(tensors) for tensors in names.values()],
         outputs=list(outputs.values()) or None,
         parameters=Parameters(**parameters) if parameters else None,
+    )
+    return merged
+
+
+def merge_values(request: InferenceRequest, rows: int, values: list[Any]) -> InferenceRequest:
+    """What `merge` makes of requests that equal `request` but for their rows and values.
+
+    request: has one input, and `fits`. rows: of all together. values: of all, as many as they need.
+    Raises CodecError.
+    """
+    tensor = request.inputs[0]
+    shape = [rows, *tensor.shape[1:]]
+    data = TensorData(values)
+    if tensor.datatype in DTYPES:
+        data = TensorData.from_array(data.to_array(tensor.datatype).reshape(shape))
+    merged: InferenceRequest = InferenceRequest.build(
+        inputs=[
+            RequestInput.build(
+                name=tensor.name,
+                shape=shape,
+                datatype=tensor.datatype,
+                parameters=copy.copy(tensor.parameters),
+                data=data,
+            )
+        ],
+        outputs=copy.deepcopy(request.outputs) or None,
+        parameters=copy.copy(request.parameters),
     )
     return merged
 

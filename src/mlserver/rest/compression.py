@@ -26,7 +26,7 @@ def compress(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=1, mtime=0)
 
 
-def decompress(coding: str, body: bytes, limit: float) -> bytes:
+def decompress(coding: str, body: bytes | bytearray, limit: float) -> bytes:
     """The body behind a content coding, of `limit` bytes at most. Raises DecompressionError."""
     window = _WINDOWS.get(coding)
     if window is None:

@@ -4,10 +4,8 @@ Inference takes the fast lane: a head is looked up, not parsed, when the same by
 client sends the same head again and again); the body goes to the service as it came; the reply is one
 write. No task, no ASGI cycle. Any other request runs the ASGI application in a task of its own.
 
-A head is read to its end before anybody says what it means, so that its meaning depends on its bytes alone:
-not on how they were cut into packets, not on what came before. A remembered head is worth as much as a
-parsed one. llhttp (through httptools) parses heads and is strict; what it lets pass and we do not is
-refused in `parse_head`.
+A head is read to its end before anybody says what it means (head.py), so a remembered head is worth as much
+as a parsed one.
 
 One request is answered at a time on each connection; what a client pipelines waits its turn. A client that
 does not read its answers is not read either.
@@ -21,20 +19,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import httptools
-
 from mlserver.executor import Call, Reply, describe
+from mlserver.rest.answer import (
+    BODILESS,
+    FRAMING,
+    JSON_HEADERS,
+    Headers,
+    encode_headers,
+    event_lines,
+    may_compress,
+    status_line,
+    value_of,
+)
+from mlserver.rest.asgi import AppRun
 from mlserver.rest.chunked import BadChunk, ChunkedBody
 from mlserver.rest.compression import DecompressionError, compress, decompress
+from mlserver.rest.head import Head, Refusal, check_start, parse_head, without_empty_lines
+from mlserver.rest.large import LARGE_BODY, LargeBody
 from mlserver.wire.json import encode_error
 
 if sys.platform == "win32":
@@ -45,16 +52,9 @@ else:
 
 if TYPE_CHECKING:
     from mlserver.rest.server import HttpServer
-    from mlserver.service import Inference, Target
+    from mlserver.service import Inference
 
-__all__ = ["Head", "HttpProtocol", "InferRoute", "Refusal", "accepts_gzip", "parse_head"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
+__all__ = ["HttpProtocol"]
 
 access_log = logging.getLogger("mlserver.rest")
 _now = time.monotonic
@@ -64,188 +64,9 @@ _READ_AHEAD = 64 * 1024
 # Bodies above this size are compressed off the loop, and decompressed where it takes more than a moment.
 _LARGE = 64 * 1024
 _LARGE_COMPRESSED = 1024
+# Answers below this size are not worth compressing.
+_MIN_GZIP = 500
 _NEVER = math.inf
-
-STATUS_LINES = {status: f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-def status_line(status: int) -> bytes:
-    return STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status  # type: ignore[call-overload]
-
-
-class InferRoute:
-    """Where an inference request goes, and what its answers have in common."""
-
-    __slots__ = ("counters", "events", "target", "template")
-
-    def __init__(self, target: Target, template: str, events: bytes) -> None:
-        self.target = target
-        self.template = template
-        self.events = events  # CloudEvents response headers, ready to be written
-        self.counters: dict[int, Any] = {}
-
-
-class Head:
-    """The head of a request. Equal bytes share one, so nothing may change it."""
-
-    __slots__ = (
-        "accepts_gzip",
-        "chunked",
-        "content_encoding",
-        "content_length",
-        "expects_continue",
-        "headers",
-        "infer",
-        "keep_alive",
-        "method",
-        "plain",
-        "raw_headers",
-        "target",
-        "version",
-    )
-
-    method: str
-    target: bytes
-    version: str
-    raw_headers: list[tuple[bytes, bytes]]
-    headers: dict[str, str]
-    content_length: int  # 0 for a body in chunks
-    chunked: bool
-    content_encoding: str
-    keep_alive: bool
-    plain: bool  # HTTP/1.1 that is kept alive: its answers need not speak of the connection
-    expects_continue: bool
-    accepts_gzip: bool
-    infer: InferRoute | None
-
-
-class Refusal(Exception):
-    """This connection is answered with an error and closed."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-# Heads
-
-_BEGINS_LIKE_A_REQUEST = re.compile(rb"(?:[A-Z-]{1,32}(?: |\Z)|\r?\Z)")
-_REQUEST_LINE = re.compile(rb"[A-Z-]{1,32} [^ \r\n]+ HTTP/([0-9]\.[0-9])\r\n")
-# Control characters, a CR or LF without the other, and a line that continues the one above.
-_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n|\n[ \t]")
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
-_HOST = re.compile(r"(?:\[[\w.:%~-]*\]|[\w.~%!$&'()*+,;=-]*)(?::\d*)?", re.ASCII)
-
-
-class _Fields:
-    """What llhttp finds in a head."""
-
-    __slots__ = ("complete", "headers", "target")
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-def check_start(data: bytes, checked: int) -> None:
-    """Refuse what cannot be the beginning of a head, so that nobody waits for its end. Raises Refusal.
-
-    checked: bytes at the start that were checked before.
-    """
-    if not _BEGINS_LIKE_A_REQUEST.match(data):
-        raise Refusal(400, "not an HTTP request")
-    if _FORBIDDEN.search(data, max(checked - 2, 0)):
-        raise Refusal(400, "the request head holds a control character, a bare CR or LF, or a folded line")
-
-
-def parse_head(whole: bytes) -> Head:
-    """A head from its bytes, empty line included. Depends on nothing else. Raises Refusal.
-
-    Leaves `accepts_gzip` and `infer` to the server.
-    """
-    check_start(whole, 0)
-    line = _REQUEST_LINE.match(whole)
-    if line is None:
-        raise Refusal(400, "the request line is not `METHOD target HTTP/1.1`")
-    version = line[1].decode()
-    if version not in ("1.1", "1.0"):
-        raise Refusal(505, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
-    fields = _Fields()
-    parser = httptools.HttpRequestParser(fields)
-    fault = None
-    try:
-        parser.feed_data(whole)
-    except httptools.HttpParserUpgrade:
-        pass  # an offer to upgrade may be passed over
-    except httptools.HttpParserInvalidMethodError as exc:
-        raise Refusal(501, "the request method is not known") from exc
-    except httptools.HttpParserError as exc:
-        fault = Refusal(400, f"not a valid HTTP/1.1 request: {exc}")
-    if not fields.complete:
-        raise fault or Refusal(400, "not a valid HTTP/1.1 request")
-    head = Head()
-    head.method = parser.get_method().decode("ascii")
-    head.version = version
-    head.target = fields.target
-    head.raw_headers = fields.headers
-    _understand(head)
-    if fault is not None:
-        raise fault
-    return head
-
-
-def _understand(head: Head) -> None:
-    """What the headers say of the message. Refuses everything that two parties could read in two ways."""
-    headers: dict[str, str] = {}
-    head.headers = headers
-    lengths, codings, hosts = [], [], []
-    connection: set[str] = set()
-    for raw_name, raw_value in head.raw_headers:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers.setdefault(name, value)
-        if name == "content-length":
-            lengths.append(value)
-        elif name == "transfer-encoding":
-            codings.append(value)
-        elif name == "host":
-            hosts.append(value)
-        elif name == "connection":
-            connection.update(token.strip().lower() for token in value.split(","))
-    if lengths and codings:
-        raise Refusal(400, "a request has either `Content-Length` or `Transfer-Encoding`, not both")
-    if len(lengths) > 1 or any(not (text.isascii() and text.isdigit()) for text in lengths):
-        raise Refusal(400, "`Content-Length` is not one number")
-    if codings and head.version == "1.0":
-        raise Refusal(400, "HTTP/1.0 knows no `Transfer-Encoding`")
-    if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
-        raise Refusal(501, "the only transfer coding understood is `chunked`")
-    if len(hosts) > 1 or (not hosts and head.version == "1.1"):
-        raise Refusal(400, "an HTTP/1.1 request has exactly one `Host`")
-    if hosts and not _HOST.fullmatch(hosts[0]):
-        raise Refusal(400, "`Host` is no host")
-    if head.method == "CONNECT":
-        raise Refusal(501, "this server is no proxy")
-    if not head.target.startswith((b"/", b"http://", b"https://")) and (
-        head.target != b"*" or head.method != "OPTIONS"
-    ):
-        raise Refusal(400, "the request target is no path")
-    head.chunked = bool(codings)
-    head.content_length = int(lengths[0]) if lengths else 0
-    head.keep_alive = "close" not in connection and (head.version == "1.1" or "keep-alive" in connection)
-    head.plain = head.keep_alive and head.version == "1.1"
-    # Other expectations are passed over, and so is this one where HTTP/1.0 has it.
-    head.expects_continue = head.version == "1.1" and headers.get("expect", "").lower() == "100-continue"
-    head.content_encoding = headers.get("content-encoding", "").lower()
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -288,7 +109,7 @@ class HttpProtocol(asyncio.Protocol):
         self._request: Head | None = None
         self._started = 0.0
         self._inference: Inference | None = None
-        self._app_run: _AppRun | None = None
+        self._app_run: AppRun | None = None
         # The connection.
         self._keep = True  # false: nothing more is read from it
         self._eof = False
@@ -317,7 +138,7 @@ class HttpProtocol(asyncio.Protocol):
         self._head = self._chunks = None
         self._body = []
         if self._request is not None:
-            self._server.request_done(self._request)
+            self._request.in_progress.value -= 1
             self._request = None
         if self._inference is not None:
             self._inference.abandon()
@@ -426,7 +247,7 @@ class HttpProtocol(asyncio.Protocol):
         server = self._server
         if data.startswith(b"\r\n"):
             # Empty lines before a request are passed over; they are no sign of life either.
-            data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]
+            data = without_empty_lines(data)
             if data:
                 self._read(data)
             return
@@ -464,6 +285,9 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.chunked:
             self._chunks = ChunkedBody(server.max_body_size, server.max_header_size)
+        elif head.content_length >= LARGE_BODY and head.infer is not None:
+            self._read_with(LargeBody(self, head.content_length, data))
+            return
         else:
             self._missing = head.content_length
         if data:
@@ -487,6 +311,28 @@ class HttpProtocol(asyncio.Protocol):
         self._body = []
         self._next(head, body)
 
+    def _read_with(self, protocol: asyncio.BaseProtocol) -> None:
+        # Loops settle how they read when reading begins.
+        if not self._reading_paused:
+            self._transport.pause_reading()
+        self._transport.set_protocol(protocol)
+        if not self._reading_paused:
+            self._transport.resume_reading()
+
+    def body_continues(self) -> None:
+        """Some of a large body arrived."""
+        if self._keep:
+            self._deadline = _now() + self._server.body_timeout
+        else:
+            self._read_with(self)  # refused since: what still comes is not read
+
+    def body_complete(self, body: bytearray) -> None:
+        """All of a large body arrived."""
+        self._read_with(self)
+        head, self._head = self._head, None
+        if head is not None and self._keep:
+            self._next(head, body)
+
     def _read_chunks(self, head: Head, chunks: ChunkedBody, data: bytes) -> None:
         try:
             rest = chunks.feed(data)
@@ -505,18 +351,18 @@ class HttpProtocol(asyncio.Protocol):
 
     # Answering
 
-    def _next(self, head: Head, body: bytes) -> None:
+    def _next(self, head: Head, body: bytes | bytearray) -> None:
         """A message is here as a whole: answer it."""
         self._request = head
         self._deadline = _NEVER
-        self._server.request_begun(head)
+        head.in_progress.value += 1
         self._started = time.perf_counter()
         if head.content_encoding and head.content_encoding != "identity":
             self._server.spawn(self._decompress(head, body))
         else:
             self._dispatch(head, body)
 
-    async def _decompress(self, head: Head, body: bytes) -> None:
+    async def _decompress(self, head: Head, body: bytes | bytearray) -> None:
         limit = self._server.max_body_size
         try:
             if len(body) > _LARGE_COMPRESSED:
@@ -538,10 +384,10 @@ class HttpProtocol(asyncio.Protocol):
     def _template(head: Head) -> str | None:
         return None if head.infer is None else head.infer.template
 
-    def _dispatch(self, head: Head, body: bytes) -> None:
+    def _dispatch(self, head: Head, body: bytes | bytearray) -> None:
         route = head.infer
         if route is None:
-            self._app_run = run = _AppRun(self, head, body)
+            self._app_run = run = AppRun(self, head, bytes(body))
             self._server.spawn(run.run(self._server.app))
             return
         try:
@@ -563,15 +409,15 @@ class HttpProtocol(asyncio.Protocol):
             return
         if reply.headers or not head.plain or (head.accepts_gzip and len(body) >= _MIN_GZIP):
             try:
-                headers = [*JSON_HEADERS, *_encode_headers(reply.headers or {})]
+                headers = [*JSON_HEADERS, *encode_headers(reply.headers or {})]
             except Exception as exc:
                 self.respond_failure(exc, route.template)
                 return
-            self.respond(200, headers, body, route.template, _event_lines(route, reply.id))
+            self.respond(200, headers, body, route.template, event_lines(route.events, reply.id))
             return
         self._transport.write(
             b"%b%bcontent-length: %d\r\n\r\n%b"
-            % (self._server.ok_head, _event_lines(route, reply.id), len(body), body)
+            % (self._server.ok_head, event_lines(route.events, reply.id), len(body), body)
         )
         self._done(200, route.template)
 
@@ -586,7 +432,7 @@ class HttpProtocol(asyncio.Protocol):
         head = self._request
         if head is None:
             return
-        if head.accepts_gzip and len(body) >= _MIN_GZIP and _may_compress(headers):
+        if head.accepts_gzip and len(body) >= _MIN_GZIP and may_compress(headers):
             headers = [*headers, (b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")]
             if len(body) > _LARGE:
                 self._server.spawn(self._compress_and_respond(head, status, headers, body, template, lines))
@@ -605,13 +451,13 @@ class HttpProtocol(asyncio.Protocol):
         self, head: Head, status: int, headers: Headers, body: bytes, template: str | None, lines: bytes
     ) -> None:
         parts = [self.head_bytes(head, status, headers), lines]
-        if status in _BODILESS:
+        if status in BODILESS:
             parts.append(b"\r\n")
         else:
             length = b"%d" % len(body)
             if head.method == "HEAD":
                 # Who answers HEAD without a body may still say how long it would be.
-                length = length if body else _value_of(b"content-length", headers) or length
+                length = length if body else value_of(b"content-length", headers) or length
                 body = b""
             parts += (b"content-length: ", length, b"\r\n\r\n", body)
         self._transport.write(b"".join(parts))
@@ -622,7 +468,7 @@ class HttpProtocol(asyncio.Protocol):
         if not head.keep_alive or self._server.stopping:
             self._keep = False
         parts = [status_line(status), self._server.common_headers]
-        parts += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _FRAMING]
+        parts += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in FRAMING]
         if not self._keep:
             parts.append(b"connection: close\r\n")
         elif head.version == "1.0":
@@ -666,7 +512,9 @@ class HttpProtocol(asyncio.Protocol):
         self._request = None
         self._app_run = None
         server = self._server
-        server.request_done(head)
+        head.in_progress.value -= 1
+        if server.stopping:
+            server.check_idle()
         seconds = time.perf_counter() - self._started
         if template is not None:
             route = head.infer
@@ -818,175 +666,3 @@ def _left_to_kernel(transport: asyncio.Transport) -> int:
         return int.from_bytes(ioctl(connection.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
-
-
-JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
-_MIN_GZIP = 500
-# Statuses whose answers have no body, and no length.
-_BODILESS = frozenset((204, 304))
-_NO_GZIP = re.compile(r"q=0(\.0*)?")
-
-
-def accepts_gzip(accept: str | None) -> bool:
-    if not accept or "gzip" not in accept.lower():
-        return False
-    for part in accept.lower().split(","):
-        coding, _, weight = part.partition(";")
-        if coding.strip() == "gzip":
-            return not _NO_GZIP.fullmatch(weight.replace(" ", ""))
-    return False
-
-
-def _may_compress(headers: Headers) -> bool:
-    return not any(
-        name == b"content-encoding" or (name == b"content-type" and value.startswith(b"text/event-stream"))
-        for name, value in headers
-    )
-
-
-def _final(status: Any) -> int:
-    """The status of an answer. User code may choose it, and may choose what is none."""
-    return status if isinstance(status, int) and 200 <= status <= 599 else 500
-
-
-def _value_of(wanted: bytes, headers: Headers) -> bytes | None:
-    return next((value for name, value in headers if name == wanted), None)
-
-
-def _event_lines(route: InferRoute, request_id: str | None) -> bytes:
-    # An id is the client's text: it becomes a header only if it cannot be read as more than that.
-    if request_id and request_id.isascii() and request_id.isprintable():
-        return b"%bce-id: %b\r\nce-requestid: %b\r\n" % (
-            route.events,
-            request_id.encode(),
-            request_id.encode(),
-        )
-    return route.events
-
-
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-_NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# Where an answer ends is for this file to say, and nobody else.
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
-
-
-def _encode_headers(headers: dict[str, Any]) -> Headers:
-    """Headers that a model set, as they go on the wire. Raises ValueError for what cannot be a header."""
-    encoded = [(str(name).encode("latin-1"), str(value).encode("latin-1")) for name, value in headers.items()]
-    return [(name, value) for name, value in _checked(encoded) if name != b"content-type"]
-
-
-def _checked(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The headers with lower-case names. Raises ValueError for one that would read as something else."""
-    for name, value in headers:
-        if not name or not _TOKEN.issuperset(name) or _NO_VALUE.search(value):
-            raise ValueError(f"cannot be the header of a response: {name!r}: {value!r}")
-    return [(name.lower(), value) for name, value in headers]
-
-
-class _AppRun:
-    """One request through the ASGI application."""
-
-    def __init__(self, protocol: HttpProtocol, head: Head, body: bytes) -> None:
-        self._protocol = protocol
-        self._head = head
-        self._body: bytes | None = body
-        self._over = asyncio.Event()
-        self._gone = False
-        self._scope: Scope = {}
-        self._status = 0
-        self._headers: Headers = ()
-        self.streaming = False
-        self._chunked = False
-        self._left: int | None = None  # bytes that are missing of a body of known length
-        self._finished = False
-
-    def probe(self) -> None:
-        """Send what means nothing, where the stream has such a thing."""
-        events = (_value_of(b"content-type", self._headers) or b"").startswith(b"text/event-stream")
-        if events and self._head.method != "HEAD":
-            self._write(b":\n\n")
-
-    def disconnect(self) -> None:
-        self._gone = True
-        self._over.set()
-
-    async def run(self, app: ASGIApp) -> None:
-        self._scope = self._protocol._server.scope(self._head, self._protocol._transport)
-        try:
-            await app(self._scope, self.receive, self.send)
-        except Exception as exc:
-            if self._gone:
-                return
-            if not self.streaming and not self._finished:
-                self._status, body = describe(exc)
-                self._finish(JSON_HEADERS, body)
-                return
-            if self._status < 500:  # else it was told, and logged
-                describe(exc)
-        if not self._finished and not self._gone:
-            self._protocol.break_off(framed=self._chunked or self._left is not None)
-
-    async def receive(self) -> Message:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._over.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        if self._gone or self._finished:
-            return
-        if message["type"] == "http.response.start":
-            self._headers = _checked(message.get("headers", ()))
-            self._status = _final(message["status"])
-            return
-        body, more = message.get("body", b""), message.get("more_body", False)
-        if not self.streaming and not more:
-            self._finish(self._headers, body)
-            return
-        if not self.streaming:
-            self._begin_stream()
-        if body and self._head.method != "HEAD" and self._status not in _BODILESS:
-            self._write(body)
-            await self._protocol.drain()
-        if not more and not self._gone:
-            self._end_stream()
-
-    def _begin_stream(self) -> None:
-        self.streaming = True
-        length = _value_of(b"content-length", self._headers)
-        if length is not None:
-            self._left = int(length)
-        elif self._status not in _BODILESS:
-            self._chunked = self._head.version == "1.1"
-            if not self._chunked:
-                self._protocol.end_with_connection()
-        parts = [self._protocol.head_bytes(self._head, self._status, self._headers)]
-        if length is not None:
-            parts.append(b"content-length: %b\r\n" % length)
-        elif self._chunked:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        self._protocol.write(b"".join((*parts, b"\r\n")))
-
-    def _write(self, body: bytes) -> None:
-        if self._left is not None:
-            if len(body) > self._left:
-                raise RuntimeError("the body of a response is longer than its Content-Length")
-            self._left -= len(body)
-        self._protocol.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
-
-    def _end_stream(self) -> None:
-        if self._head.method != "HEAD":
-            if self._left:
-                raise RuntimeError("the body of a response is shorter than its Content-Length")
-            if self._chunked:
-                self._protocol.write(b"0\r\n\r\n")
-        self._finished = True
-        self._protocol.finish_stream(self._status, self._scope.get("route_template"))
-        self._over.set()
-
-    def _finish(self, headers: Headers, body: bytes) -> None:
-        self._finished = True
-        self._protocol.respond(self._status, headers, body, self._scope.get("route_template"))
-        self._over.set()

@@ -14,7 +14,10 @@ from urllib.parse import unquote
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import StartError
 from mlserver.logging import logger
-from mlserver.rest.protocol import ASGIApp, Head, HttpProtocol, InferRoute, Scope, accepts_gzip
+from mlserver.metrics.requests import Gauge
+from mlserver.rest.asgi import ASGIApp, Scope
+from mlserver.rest.head import Head, InferRoute, accepts_gzip
+from mlserver.rest.protocol import HttpProtocol
 from mlserver.service import Service, Target
 
 if TYPE_CHECKING:
@@ -169,16 +172,6 @@ class HttpServer:
 
     # Requests
 
-    def request_begun(self, head: Head) -> None:
-        if self.metrics is not None:
-            self.metrics.in_progress(head.method).value += 1
-
-    def request_done(self, head: Head) -> None:
-        if self.metrics is not None:
-            self.metrics.in_progress(head.method).value -= 1
-        if self._idle is not None:
-            self.check_idle()
-
     def route_counters(self, method: str, template: str, status: int) -> RouteCounters | None:
         return None if self.metrics is None else self.metrics.route(method, template, status)
 
@@ -186,6 +179,7 @@ class HttpServer:
         """Add what a head means to this server."""
         head.accepts_gzip = self.gzip and accepts_gzip(head.headers.get("accept-encoding"))
         head.infer = self.infer_route(head)
+        head.in_progress = Gauge() if self.metrics is None else self.metrics.in_progress(head.method)
         return head
 
     def remember(self, whole: bytes, head: Head) -> None:

@@ -20,7 +20,7 @@ import simdjson
 
 from mlserver.batching.merge import split
 from mlserver.errors import InvalidRequest
-from mlserver.tensor import DTYPES, TensorData, count_lists, json_parser, numbers_of
+from mlserver.tensor import DTYPES, TensorData, has_lists, json_parser, numbers_of
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 from mlserver.types.base import (
     ENOUGH_FAULTS,
@@ -60,7 +60,7 @@ _decode = msgspec.json.Decoder(InferenceRequest, dec_hook=_decode_custom).decode
 _encode = msgspec.json.Encoder(enc_hook=_encode_custom).encode
 
 
-def decode_request(body: bytes) -> InferenceRequest:
+def decode_request(body: bytes | bytearray) -> InferenceRequest:
     """A V2 inference request. Tensor data stays as it came until somebody looks at it.
 
     Raises InvalidRequest, with details that name each fault and where it is.
@@ -89,33 +89,34 @@ def encode_response(response: InferenceResponse) -> bytes:
     return _encode(response)
 
 
-def encode_split(response: InferenceResponse, rows: Sequence[int], ids: Sequence[str | None]) -> list[bytes]:
+def encode_split(response: InferenceResponse, rows: Sequence[int], ids: Sequence[str]) -> list[bytes]:
     """The response to a merged request as one body per member: `rows[i]` rows and id `ids[i]` for the i-th.
 
     What all bodies have in common is encoded once. Raises what `batching.split` and `encode_response` raise.
     """
     total = sum(rows)
-    if not all(_cuts_plainly(output, total) for output in response.outputs):
+    if not response.outputs or not all(_cuts_plainly(output, total) for output in response.outputs):
         return [encode_response(part) for part in split(response, rows, ids)]
     head = b'{"model_name":%b,' % _encode(response.model_name)
     if response.model_version is not None:
         head += b'"model_version":%b,' % _encode(response.model_version)
-    parameters = b',"parameters":%b,"outputs":[' % _encode(response.parameters or {})
-    outputs = [_encoded_parts(output, total) for output in response.outputs]
+    head += b'"id":'
+    lead = b',"parameters":%b,"outputs":[' % _encode(response.parameters or {})
+    outputs = []
+    for output in response.outputs:
+        outputs.append(_encoded_parts(output, lead))
+        lead = b"},"
+    frames: dict[int, list[bytes]] = {}  # by number of rows: what stands before the values of each output
     bodies = []
     row = 0
     for count, request_id in zip(rows, ids, strict=True):
-        parts = (
-            [head, b'"id":', orjson.dumps(request_id), parameters]
-            if request_id is not None
-            else [head, parameters[1:]]
-        )
-        for start, end, values, width in outputs:
-            cut = values[row * width : (row + count) * width]
-            parts += (start, b"%d" % count, end, orjson.dumps(cut), b"},")
-        if outputs:
-            parts[-1] = b"}"
-        parts.append(b"]}")
+        frame = frames.get(count)
+        if frame is None:
+            frame = frames[count] = [b"%b%d%b" % (before, count, behind) for before, behind, _, _ in outputs]
+        parts = [head, orjson.dumps(request_id)]
+        for before, (_, _, values, width) in zip(frame, outputs, strict=True):
+            parts += (before, orjson.dumps(values[row * width : (row + count) * width]))
+        parts.append(b"}]}")
         bodies.append(b"".join(parts))
         row += count
     return bodies
@@ -132,15 +133,18 @@ def _cuts_plainly(output: ResponseOutput, total: int) -> bool:
     return output.parameters is None or not output.parameters.model_extra
 
 
-def _encoded_parts(output: ResponseOutput, total: int) -> tuple[bytes, bytes, list[Any], int]:
-    """What stands before and after the number of rows, all values, and how many of them make a row."""
+def _encoded_parts(output: ResponseOutput, lead: bytes) -> tuple[bytes, bytes, list[Any], int]:
+    """What stands before and after the number of rows, all values, and how many of them make a row.
+
+    lead: what stands before the output.
+    """
     array = output.data.array
     if array.dtype.kind == "f":
         array = array.astype(np.float64, copy=False)
     trailing = b"".join(b",%d" % dim for dim in output.shape[1:])
     parameters = b"" if output.parameters is None else b',"parameters":%b' % _encode(output.parameters)
     return (
-        b'{"name":%b,"shape":[' % _encode(output.name),
+        b'%b{"name":%b,"shape":[' % (lead, _encode(output.name)),
         b'%b],"datatype":"%b"%b,"data":' % (trailing, output.datatype.encode(), parameters),
         array.ravel().tolist(),
         math.prod(output.shape[1:]),
@@ -160,7 +164,7 @@ def encode_error(text: str, details: list[dict[str, Any]] | None = None) -> byte
     return _encode(body)
 
 
-def _decode_large(body: bytes) -> InferenceRequest | None:
+def _decode_large(body: bytes | bytearray) -> InferenceRequest | None:
     """The same message by way of simdjson, or None where msgspec had better judge."""
     if body.startswith(b"\xef\xbb\xbf"):
         return None  # no JSON, though simdjson would pass over it
@@ -191,7 +195,7 @@ def _decode_large(body: bytes) -> InferenceRequest | None:
                 lists += 1 if array.ndim == 1 else 1 + len(array)
                 arrays += 1
             tensors.append(tensor)
-        if arrays and count_lists(body) != lists:
+        if arrays and not has_lists(body, lists):
             return None  # maybe lists among the numbers, which `numbers_of` does not notice
         request["inputs"] = tensors
         return InferenceRequest.model_validate(request)
@@ -208,7 +212,7 @@ def _fields(message: Any, unread: str) -> dict[str, Any] | None:
     return fields if len(fields) == len(message) else None
 
 
-def _reread(body: bytes, index: int) -> TensorData:
+def _reread(body: bytes | bytearray, index: int) -> TensorData:
     try:
         request = _decode(body)
     except msgspec.MsgspecError:
@@ -225,7 +229,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _decode_slowly(body: bytes) -> InferenceRequest:
+def _decode_slowly(body: bytes | bytearray) -> InferenceRequest:
     if not body.strip():
         raise _invalid([ValidationFault("missing", ("body",), None)])
     try:
