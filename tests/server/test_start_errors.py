@@ -20,6 +20,8 @@ import pytest
 import requests
 
 MODELS = """
+import atexit
+import os
 import time
 from mlserver import MLModel
 from mlserver.errors import InvalidModelURI, MLServerError
@@ -47,6 +49,15 @@ class Misconfigured(MLModel):
 class Unfinished(MLModel):
     async def load(self):
         return False
+
+class SlowToEnd(MLModel):
+    async def load(self):
+        atexit.register(self.end, os.path.join(os.path.dirname(__file__), "ending"))
+        return True
+
+    def end(self, path):
+        open(path, "w").close()
+        time.sleep(0.5)
 """
 
 
@@ -322,6 +333,17 @@ def test_signals_end_it_well(repository: Repository, number: signal.Signals) -> 
     process.send_signal(number)
     result = ended(process)
     assert result.code == 0 and "Traceback" not in result.stderr
+
+
+def test_a_signal_at_the_very_end(repository: Repository) -> None:
+    repository.add("slow", "SlowToEnd")
+    process = repository.start()
+    repository.wait_for("/v2/health/ready")
+    process.send_signal(signal.SIGTERM)
+    while not (repository.folder / "slow" / "ending").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process).code == 0
 
 
 def test_a_signal_while_models_load(repository: Repository) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from types import TracebackType
@@ -83,6 +84,9 @@ def start_server(folder: str) -> None:
         from mlserver.server import MLServer
 
         await MLServer(settings).start(models)
+        # All is stopped; another signal must not make a failure of that.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     manager = AsyncManager()
     if manager.event_loop_backend is EventLoopBackend.ASYNCIO_DEFAULT:
