@@ -21,12 +21,16 @@ LAYERS = [
     {"types"},
     {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel", "kafka"},
     {"metrics", "model", "batching"},
-    {"wire"},
+    {"grpc._define"},
+    {"grpc.dataplane_pb2", "grpc.model_repository_pb2", "grpc.health_pb2"}
+    | {"grpc.reflection_pb2", "grpc.reflection_v1alpha_pb2"},
+    {"wire", "grpc.dataplane_pb2_grpc", "grpc.model_repository_pb2_grpc"},
+    {"grpc.converters"},
     {"executor"},
     {"replica", "repository"},
     {"registry"},
     {"service"},
-    {"rest", "metrics.server"},
+    {"rest", "grpc", "metrics.server"},
     {"server"},
     {"cli", "__main__"},
 ]
