@@ -93,9 +93,7 @@ class InvalidRequest(MLServerError):
     status_code: 422 over REST; gRPC calls this an invalid argument, which is 400.
     """
 
-    def __init__(
-        self, msg: str, details: list[dict[str, Any]] | None = None, status_code: int = 422
-    ) -> None:
+    def __init__(self, msg: str, details: list[dict[str, Any]] | None = None, status_code: int = 422) -> None:
         super().__init__(msg, status_code)
         self.details = details or []
 

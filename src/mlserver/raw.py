@@ -118,7 +118,7 @@ def pack_bytes(values: Any) -> bytes:
 
 
 def bytes_elements(values: Any) -> Iterator[Buffer]:
-    """The elements of flat or nested BYTES: str as UTF-8, None as nothing; a lone str or bytes is one element.
+    """The elements of flat or nested BYTES: str as UTF-8, None as nothing; a lone str or bytes is one.
 
     Raises CodecError for what is neither.
     """

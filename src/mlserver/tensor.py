@@ -117,7 +117,7 @@ class TensorData:
     def from_binary(cls, array: Array) -> TensorData:
         """The values of a numeric or boolean array that arrived as bytes: NaN is NaN in `root` too.
 
-        array: C-contiguous, native byte order, kept. It need not be aligned: it may lie anywhere in a message.
+        array: C-contiguous, native byte order, kept. It need not be aligned: it may lie anywhere in a body.
         """
         self = cls.__new__(cls)
         self._json = self._reread = None
@@ -154,7 +154,7 @@ class TensorData:
 
     @property
     def array(self) -> Array | None:
-        """The ndarray behind these values, if it is one (not to be written to, maybe not aligned), else None."""
+        """The ndarray behind these values, if any: not to be written to, and perhaps not aligned."""
         return self._array
 
     def short_list(self) -> list[Any] | None:

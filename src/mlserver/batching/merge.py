@@ -18,7 +18,7 @@ from mlserver.errors import InvalidTensor, MLServerError
 from mlserver.tensor import DTYPES, TensorData, flatten
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
-__all__ = ["fits", "merge", "rows_of", "split"]
+__all__ = ["cuts_plainly", "fits", "merge", "rows_of", "split"]
 
 _OWN = ("content_type", "headers")
 
@@ -180,6 +180,18 @@ def split(
         )
         for member in range(len(rows))
     ]
+
+
+def cuts_plainly(output: ResponseOutput, total: int) -> bool:
+    """Whether an output is an array of `total` rows, whose parameters are the same for all members.
+
+    Formats write the parts of such outputs without making the messages that `split` makes.
+    """
+    array = output.data.array if isinstance(output.data, TensorData) else None
+    shape = output.shape
+    if array is None or not shape or shape[0] != total or array.size != math.prod(shape):
+        return False
+    return output.parameters is None or not output.parameters.model_extra
 
 
 def _split_output(output: ResponseOutput, rows: Sequence[int], total: int) -> list[ResponseOutput]:
