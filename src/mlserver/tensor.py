@@ -157,6 +157,11 @@ class TensorData:
         """The ndarray behind these values, if any: not to be written to, and perhaps not aligned."""
         return self._array
 
+    @property
+    def keeps_nan(self) -> bool:
+        """Whether NaN is NaN in `root`, because the values are an array that came as bytes."""
+        return self._nan and self._array is not None
+
     def short_list(self) -> list[Any] | None:
         """The values as a list of the caller's own, if they are a short JSON list, else None."""
         text = self._json
@@ -180,8 +185,7 @@ class TensorData:
         if array is not None:
             if array.dtype != dtype:
                 return _from_values(array, datatype, dtype)
-            # Code in C may be compiled for aligned memory, and crash on other.
-            return array if array.flags.aligned else array.copy()
+            return array if array.flags.aligned else _aligned(array)
         if self._json is not None:
             return _parse_numbers(self._json, datatype, dtype)
         return _from_values(self.root, datatype, dtype)
@@ -321,6 +325,13 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, TensorData):
         return value.root
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")
+
+
+def _aligned(array: Array) -> Array:
+    """A copy for code in C that is compiled for aligned memory and may crash on other."""
+    # As bytes: numpy moves unaligned numbers one by one.
+    copied: Array = array.reshape(-1).view(np.uint8).copy().view(array.dtype)
+    return copied.reshape(array.shape)
 
 
 def _to_list(array: Array | None, keep_nan: bool = False) -> list[Any]:

@@ -208,6 +208,18 @@ def test_unknown_datatypes_are_refused(datatype: str) -> None:
 # Typed requests
 
 
+@pytest.mark.parametrize("n", [4, 5_000])
+def test_typed_and_raw_requests_that_are_otherwise_equal_do_not_mix(n: int) -> None:
+    values = np.arange(n, dtype="<f4")
+    one, empty = tensor(shape=[n]), tensor(shape=[n], contents={})
+    typed = body(tensor(shape=[n], contents={"fp32_contents": values}))
+    raw = body(one, raw_input_contents=[(values + 1).tobytes()])
+    for _ in range(2):
+        for data, first in ((raw, [1, 2]), (typed, [0, 1]), (body(one), []), (body(empty), [])):
+            request, was_raw = decode_request(data)
+            assert list(request.inputs[0].data)[:2] == first and was_raw == (data is raw)
+
+
 @pytest.mark.parametrize("n", [3, 5_000])
 @pytest.mark.parametrize(
     ("field", "values"),

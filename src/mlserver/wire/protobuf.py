@@ -58,7 +58,7 @@ Buffer = bytes | bytearray | memoryview
 # Arrays of so many bytes are sent from where they are.
 LARGE: Final = 16 * 1024
 # Typed contents of so many bytes are read here, without a Python object per element.
-_LARGE_CONTENTS: Final = 1024
+_LARGE_CONTENTS: Final = 256
 # What is remembered of requests: how long one may be without its tensors, and how many.
 _LONGEST_PLAN: Final = 2 * 1024
 _MOST_PLANS: Final = 512
@@ -128,21 +128,22 @@ def decode_request(body: Buffer) -> tuple[InferenceRequest, bool]:
     are not there or do not fill it; both stand for status 400.
     """
     try:
-        rest, request_id, raws, large = _cut(body)
+        rest, request_id, raws, contents = _cut(body, _LARGE_CONTENTS)
+        if not raws and not contents:
+            # Typed: cut out all contents, for they alone differ from call to call.
+            rest, request_id, raws, contents = _cut(body, 1)
     except (_Unexpected, IndexError, UnicodeDecodeError):
         message = _parse(pb.ModelInferRequest, body)
         raws = [(raw, 0, len(raw)) for raw in message.raw_input_contents]
-        return _fill(_Plan(message), message.id, raws), bool(raws)
+        return _fill(_Plan(message), message.id, raws, {}), bool(raws)
     plan = _plans.get(rest)
     if plan is None:
         plan = _Plan(_parse(pb.ModelInferRequest, rest))
-        for index, data in large:
-            plan.tensors[index] = plan.tensors[index]._replace(data=data)
-        if raws and len(rest) <= _LONGEST_PLAN and all(tensor.data is None for tensor in plan.tensors):
+        if len(rest) <= _LONGEST_PLAN and all(tensor.data is None for tensor in plan.tensors):
             if len(_plans) >= _MOST_PLANS:
                 _plans.clear()
             _plans[rest] = plan
-    return _fill(plan, request_id, raws), bool(raws)
+    return _fill(plan, request_id, raws, contents), bool(raws)
 
 
 # Where some bytes are: in what, from where, to where.
@@ -153,14 +154,14 @@ class _Unexpected(Exception):
     """Bytes that are better left to protobuf."""
 
 
-def _cut(body: Buffer) -> tuple[bytes, str, list[_Span], list[tuple[int, TensorData]]]:
-    """A request without id, raw tensors and large contents; the id; the raw tensors; and the large contents
-    with the index of the input that they belong to.
+def _cut(body: Buffer, least: int) -> tuple[bytes, str, list[_Span], dict[int, TensorData]]:
+    """A request without its id, raw tensors and contents of `least` bytes or more; and these: the contents
+    by index of the input that they belong to.
     """
     rest: list[Buffer] = []
     request_id = ""
     raws: list[_Span] = []
-    large: list[tuple[int, TensorData]] = []
+    contents: dict[int, TensorData] = {}
     tensors = 0
     begin = at = 0  # `begin`: of what is not in `rest` yet
     end = len(body)
@@ -181,16 +182,14 @@ def _cut(body: Buffer) -> tuple[bytes, str, list[_Span], list[tuple[int, TensorD
         elif tag == _ID:
             request_id = str(body[at:stop], "utf-8")
         elif tag == _TENSOR:
-            if size < _LARGE_CONTENTS:
-                tensors += 1
-                at = stop
-                continue
-            tensor, data = _cut_contents(body, at, stop)
-            if data is not None:
-                large.append((tensors, data))
             tensors += 1
-            rest += body[begin:start], _field(b"\x2a", tensor)
-            at = begin = stop
+            if size >= least:
+                tensor, data = _cut_contents(body, at, stop, least)
+                if data is not None:
+                    contents[tensors - 1] = data
+                    rest += body[begin:start], _field(b"\x2a", tensor)
+                    begin = stop
+            at = stop
             continue
         else:
             at = stop
@@ -200,7 +199,7 @@ def _cut(body: Buffer) -> tuple[bytes, str, list[_Span], list[tuple[int, TensorD
         at = begin = stop
     if begin < end:
         rest.append(body[begin:end])
-    return b"".join(rest), request_id, raws, large
+    return b"".join(rest), request_id, raws, contents
 
 
 def _walk(body: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -230,8 +229,8 @@ def _read_varint(body: Buffer, at: int) -> tuple[int, int]:
             raise _Unexpected
 
 
-def _cut_contents(body: Buffer, begin: int, end: int) -> tuple[bytes, TensorData | None]:
-    """An input without its contents, and these; with them, and None, where they are small."""
+def _cut_contents(body: Buffer, begin: int, end: int, least: int) -> tuple[bytes, TensorData | None]:
+    """An input without its contents, and these; nothing, where they have less than `least` bytes."""
     rest: list[Buffer] = []
     data = None
     at = begin
@@ -240,8 +239,8 @@ def _cut_contents(body: Buffer, begin: int, end: int) -> tuple[bytes, TensorData
             rest.append(body[at:stop])
         elif data is not None:
             raise _Unexpected  # two, to be merged
-        elif stop - start < _LARGE_CONTENTS:
-            return bytes(body[begin:end]), None
+        elif stop - start < least:
+            return b"", None
         else:
             data = _read_contents(body, start, stop)
         at = stop
@@ -288,9 +287,16 @@ def _plan_tensor(cls: type[RequestInput] | type[ResponseOutput], message: Any) -
     return _TensorPlan(tensor, dtype, n_bytes, _to_data(message.contents))
 
 
-def _fill(plan: _Plan, request_id: str, raws: Sequence[_Span]) -> InferenceRequest:
-    request = plan.request
-    changes: dict[str, Any] = {"id": request_id or None, "inputs": _fill_tensors(plan.tensors, raws)}
+def _fill(
+    plan: _Plan, request_id: str, raws: Sequence[_Span], contents: dict[int, TensorData]
+) -> InferenceRequest:
+    request, tensors = plan.request, plan.tensors
+    if contents:
+        tensors = [
+            plan._replace(data=contents[index]) if index in contents else plan
+            for index, plan in enumerate(tensors)
+        ]
+    changes: dict[str, Any] = {"id": request_id or None, "inputs": _fill_tensors(tensors, raws)}
     if request.parameters is not None:
         changes["parameters"] = copy.copy(request.parameters)
     if request.outputs is not None:
@@ -361,7 +367,7 @@ def _read_contents(body: Buffer, begin: int, end: int) -> TensorData | None:
         if tag in _FIXED and size % _FIXED[tag].itemsize == 0:
             dtype = _FIXED[tag]
             return TensorData.from_binary(np.ndarray((size // dtype.itemsize,), dtype, body, at))
-        if tag in _VARYING:
+        if tag in _VARYING and size >= _LARGE_CONTENTS:
             values = _unpack_varints(np.ndarray((size,), np.uint8, body, at))
             if values is not None:
                 return TensorData.from_binary(values.astype(_VARYING[tag]))
