@@ -6,12 +6,17 @@ import pickle
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
+import pytest
 from google.protobuf import descriptor_pool
 
 import mlserver.grpc
-from mlserver.grpc import dataplane_pb2, health_pb2, model_repository_pb2
+from mlserver.grpc import dataplane_pb2, dataplane_pb2_grpc, health_pb2, model_repository_pb2
 
 GENERATOR = Path(__file__).parents[2] / "proto" / "generate.py"
 
@@ -70,6 +75,40 @@ assert pb.ModelInferRequest.FromString(theirs.SerializeToString()).model_name ==
 def test_the_default_pool_stays_as_it_was() -> None:
     message = dataplane_pb2.ModelInferRequest.DESCRIPTOR
     assert message.file.pool is not descriptor_pool.Default()
+
+
+class Echo(dataplane_pb2_grpc.GRPCInferenceServiceServicer):
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        return dataplane_pb2.ModelInferResponse(
+            model_name=request.model_name, raw_output_contents=request.raw_input_contents
+        )
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        for request in request_iterator:
+            yield self.ModelInfer(request, context)
+
+
+@pytest.fixture
+def channel() -> Iterator[grpc.Channel]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    dataplane_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Echo(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        server.stop(None).wait()
+
+
+def test_the_stubs_work_with_grpcio(channel: grpc.Channel) -> None:
+    stub = dataplane_pb2_grpc.GRPCInferenceServiceStub(channel)
+    request = dataplane_pb2.ModelInferRequest(model_name="m", raw_input_contents=[b"a"])
+    assert stub.ModelInfer(request, timeout=10).raw_output_contents == [b"a"]
+    assert [one.model_name for one in stub.ModelStreamInfer(iter([request] * 3), timeout=10)] == ["m"] * 3
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ServerLive(dataplane_pb2.ServerLiveRequest(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_messages_can_be_pickled() -> None:

@@ -296,12 +296,16 @@ def _fill(
             plan._replace(data=contents[index]) if index in contents else plan
             for index, plan in enumerate(tensors)
         ]
-    changes: dict[str, Any] = {"id": request_id or None, "inputs": _fill_tensors(tensors, raws)}
-    if request.parameters is not None:
-        changes["parameters"] = copy.copy(request.parameters)
-    if request.outputs is not None:
-        changes["outputs"] = [copy.copy(output) for output in request.outputs]
-    return _renew(request, **changes)  # type: ignore[no-any-return]
+    filled: InferenceRequest = _renew(request, id=request_id or None, inputs=_fill_tensors(tensors, raws))
+    if filled.parameters is not None:
+        set_field(filled, "parameters", copy.copy(filled.parameters))
+    if filled.outputs is not None:
+        set_field(filled, "outputs", [_renew_output(output) for output in filled.outputs])
+    return filled
+
+
+def _renew_output(output: RequestOutput) -> RequestOutput:
+    return _renew(output, parameters=copy.copy(output.parameters))  # type: ignore[no-any-return]
 
 
 def _fill_tensors(plans: Sequence[_TensorPlan], raws: Sequence[_Span]) -> list[Any]:
