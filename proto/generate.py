@@ -143,7 +143,7 @@ def field_hints(
     entry = maps.get(field.type_name.rpartition(".")[2])
     if entry is not None:
         value = type_name(entry.field[1], package)
-        return f"MessageMap[str, {value}]", f"Mapping[str, {value} | Mapping[str, Any]]"
+        return f"MessageMap[str, {value}]", f"Mapping[str, {value}]"
     name = type_name(field, package)
     repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
     message = field.type == FieldDescriptorProto.TYPE_MESSAGE

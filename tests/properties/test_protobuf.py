@@ -34,12 +34,12 @@ FIELDS = {
 }
 
 choices = st.one_of(
-    st.booleans().map(lambda value: {"bool_param": value}),
-    st.integers(-(2**63), 2**63 - 1).map(lambda value: {"int64_param": value}),
-    texts.map(lambda value: {"string_param": value}),
-    st.floats(allow_nan=False).map(lambda value: {"double_param": value}),
-    st.integers(0, 2**64 - 1).map(lambda value: {"uint64_param": value}),
-    st.just({}),
+    st.booleans().map(lambda value: pb.InferParameter(bool_param=value)),
+    st.integers(-(2**63), 2**63 - 1).map(lambda value: pb.InferParameter(int64_param=value)),
+    texts.map(lambda value: pb.InferParameter(string_param=value)),
+    st.floats(allow_nan=False).map(lambda value: pb.InferParameter(double_param=value)),
+    st.integers(0, 2**64 - 1).map(lambda value: pb.InferParameter(uint64_param=value)),
+    st.builds(pb.InferParameter),
 )
 parameter_maps = st.dictionaries(names, choices, max_size=3)
 

@@ -57,17 +57,17 @@ FOUR = np.array([1, -2.5, np.nan, np.inf], "<f4")
 
 def test_a_raw_request_is_read() -> None:
     data = message(
-        tensor(parameters={"content_type": {"string_param": "np"}}),
+        tensor(parameters={"content_type": pb.InferParameter(string_param="np")}),
         id="a",
         parameters={
-            "b": {"bool_param": False},
-            "i": {"int64_param": -3},
-            "s": {"string_param": "ä"},
-            "d": {"double_param": 0.5},
-            "u": {"uint64_param": 2**64 - 1},
-            "none": {},
+            "b": pb.InferParameter(bool_param=False),
+            "i": pb.InferParameter(int64_param=-3),
+            "s": pb.InferParameter(string_param="ä"),
+            "d": pb.InferParameter(double_param=0.5),
+            "u": pb.InferParameter(uint64_param=2**64 - 1),
+            "none": pb.InferParameter(),
         },
-        outputs=[{"name": "y", "parameters": {"k": {"int64_param": 1}}}],
+        outputs=[{"name": "y", "parameters": {"k": pb.InferParameter(int64_param=1)}}],
         raw_input_contents=[FOUR.tobytes()],
     )
     for _ in range(2):  # the second time it is known
@@ -91,8 +91,8 @@ def test_a_raw_request_is_read() -> None:
 
 def test_requests_that_say_the_same_share_nothing() -> None:
     data = body(
-        tensor(parameters={"a": {"int64_param": 1}}),
-        parameters={"b": {"int64_param": 1}},
+        tensor(parameters={"a": pb.InferParameter(int64_param=1)}),
+        parameters={"b": pb.InferParameter(int64_param=1)},
         outputs=[{"name": "y"}],
         raw_input_contents=[bytes(16)],
     )
@@ -296,10 +296,10 @@ def test_an_empty_message() -> None:
 
 
 def test_headers_are_left_out_and_content_types_are_text() -> None:
-    headers = {"headers": {"string_param": "x"}, "a": {"int64_param": 1}}
+    headers = {"headers": pb.InferParameter(string_param="x"), "a": pb.InferParameter(int64_param=1)}
     request, _ = decode_request(body(tensor(parameters=headers), parameters=headers))
     assert request.parameters.model_dump() == request.inputs[0].parameters.model_dump() == {"a": 1}
-    bad = {"content_type": {"int64_param": 1}}
+    bad = {"content_type": pb.InferParameter(int64_param=1)}
     for data in (
         body(parameters=bad),
         body(tensor(parameters=bad)),
@@ -310,7 +310,7 @@ def test_headers_are_left_out_and_content_types_are_text() -> None:
 
 @pytest.mark.parametrize("name", ["self", "cls", "_fields_set", "model_extra", ""])
 def test_parameters_may_have_any_name(name: str) -> None:
-    request, _ = decode_request(body(parameters={name: {"int64_param": 1}}))
+    request, _ = decode_request(body(parameters={name: pb.InferParameter(int64_param=1)}))
     assert request.parameters.model_dump() == {name: 1}
 
 
@@ -411,19 +411,19 @@ def test_a_raw_response_is_written() -> None:
         model_version="v",
         id="a",
         parameters={
-            "content_type": {"string_param": "np"},
-            "s": {"string_param": "ä"},
-            "b": {"bool_param": True},
-            "i": {"int64_param": -1},
-            "u": {"uint64_param": 2**64 - 1},
-            "d": {"double_param": 0.5},
+            "content_type": pb.InferParameter(string_param="np"),
+            "s": pb.InferParameter(string_param="ä"),
+            "b": pb.InferParameter(bool_param=True),
+            "i": pb.InferParameter(int64_param=-1),
+            "u": pb.InferParameter(uint64_param=2**64 - 1),
+            "d": pb.InferParameter(double_param=0.5),
         },
         outputs=[
             {
                 "name": "y",
                 "datatype": "FP32",
                 "shape": [2],
-                "parameters": {"content_type": {"string_param": "np"}},
+                "parameters": {"content_type": pb.InferParameter(string_param="np")},
                 "contents": {},
             }
         ],

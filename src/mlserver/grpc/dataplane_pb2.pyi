@@ -72,14 +72,14 @@ class ModelMetadataResponse(Message):
         datatype: str
         shape: RepeatedScalarFieldContainer[int]
         parameters: MessageMap[str, InferParameter]
-        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ...) -> None: ...
+        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter] | None = ...) -> None: ...
     name: str
     versions: RepeatedScalarFieldContainer[str]
     platform: str
     inputs: RepeatedCompositeFieldContainer[ModelMetadataResponse.TensorMetadata]
     outputs: RepeatedCompositeFieldContainer[ModelMetadataResponse.TensorMetadata]
     parameters: MessageMap[str, InferParameter]
-    def __init__(self, *, name: str | None = ..., versions: Iterable[str] | None = ..., platform: str | None = ..., inputs: Iterable[ModelMetadataResponse.TensorMetadata | Mapping[str, Any]] | None = ..., outputs: Iterable[ModelMetadataResponse.TensorMetadata | Mapping[str, Any]] | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, name: str | None = ..., versions: Iterable[str] | None = ..., platform: str | None = ..., inputs: Iterable[ModelMetadataResponse.TensorMetadata | Mapping[str, Any]] | None = ..., outputs: Iterable[ModelMetadataResponse.TensorMetadata | Mapping[str, Any]] | None = ..., parameters: Mapping[str, InferParameter] | None = ...) -> None: ...
 
 class ModelInferRequest(Message):
     class InferInputTensor(Message):
@@ -88,11 +88,11 @@ class ModelInferRequest(Message):
         shape: RepeatedScalarFieldContainer[int]
         parameters: MessageMap[str, InferParameter]
         contents: InferTensorContents
-        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ..., contents: InferTensorContents | Mapping[str, Any] | None = ...) -> None: ...
+        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter] | None = ..., contents: InferTensorContents | Mapping[str, Any] | None = ...) -> None: ...
     class InferRequestedOutputTensor(Message):
         name: str
         parameters: MessageMap[str, InferParameter]
-        def __init__(self, *, name: str | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ...) -> None: ...
+        def __init__(self, *, name: str | None = ..., parameters: Mapping[str, InferParameter] | None = ...) -> None: ...
     model_name: str
     model_version: str
     id: str
@@ -100,7 +100,7 @@ class ModelInferRequest(Message):
     inputs: RepeatedCompositeFieldContainer[ModelInferRequest.InferInputTensor]
     outputs: RepeatedCompositeFieldContainer[ModelInferRequest.InferRequestedOutputTensor]
     raw_input_contents: RepeatedScalarFieldContainer[bytes]
-    def __init__(self, *, model_name: str | None = ..., model_version: str | None = ..., id: str | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ..., inputs: Iterable[ModelInferRequest.InferInputTensor | Mapping[str, Any]] | None = ..., outputs: Iterable[ModelInferRequest.InferRequestedOutputTensor | Mapping[str, Any]] | None = ..., raw_input_contents: Iterable[bytes] | None = ...) -> None: ...
+    def __init__(self, *, model_name: str | None = ..., model_version: str | None = ..., id: str | None = ..., parameters: Mapping[str, InferParameter] | None = ..., inputs: Iterable[ModelInferRequest.InferInputTensor | Mapping[str, Any]] | None = ..., outputs: Iterable[ModelInferRequest.InferRequestedOutputTensor | Mapping[str, Any]] | None = ..., raw_input_contents: Iterable[bytes] | None = ...) -> None: ...
 
 class ModelInferResponse(Message):
     class InferOutputTensor(Message):
@@ -109,14 +109,14 @@ class ModelInferResponse(Message):
         shape: RepeatedScalarFieldContainer[int]
         parameters: MessageMap[str, InferParameter]
         contents: InferTensorContents
-        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ..., contents: InferTensorContents | Mapping[str, Any] | None = ...) -> None: ...
+        def __init__(self, *, name: str | None = ..., datatype: str | None = ..., shape: Iterable[int] | None = ..., parameters: Mapping[str, InferParameter] | None = ..., contents: InferTensorContents | Mapping[str, Any] | None = ...) -> None: ...
     model_name: str
     model_version: str
     id: str
     parameters: MessageMap[str, InferParameter]
     outputs: RepeatedCompositeFieldContainer[ModelInferResponse.InferOutputTensor]
     raw_output_contents: RepeatedScalarFieldContainer[bytes]
-    def __init__(self, *, model_name: str | None = ..., model_version: str | None = ..., id: str | None = ..., parameters: Mapping[str, InferParameter | Mapping[str, Any]] | None = ..., outputs: Iterable[ModelInferResponse.InferOutputTensor | Mapping[str, Any]] | None = ..., raw_output_contents: Iterable[bytes] | None = ...) -> None: ...
+    def __init__(self, *, model_name: str | None = ..., model_version: str | None = ..., id: str | None = ..., parameters: Mapping[str, InferParameter] | None = ..., outputs: Iterable[ModelInferResponse.InferOutputTensor | Mapping[str, Any]] | None = ..., raw_output_contents: Iterable[bytes] | None = ...) -> None: ...
 
 class ModelStreamInferResponse(Message):
     error_message: str
@@ -168,7 +168,7 @@ class RepositoryModelLoadRequest(Message):
     repository_name: str
     model_name: str
     parameters: MessageMap[str, ModelRepositoryParameter]
-    def __init__(self, *, repository_name: str | None = ..., model_name: str | None = ..., parameters: Mapping[str, ModelRepositoryParameter | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, repository_name: str | None = ..., model_name: str | None = ..., parameters: Mapping[str, ModelRepositoryParameter] | None = ...) -> None: ...
 
 class RepositoryModelLoadResponse(Message):
     def __init__(self) -> None: ...
@@ -177,7 +177,7 @@ class RepositoryModelUnloadRequest(Message):
     repository_name: str
     model_name: str
     parameters: MessageMap[str, ModelRepositoryParameter]
-    def __init__(self, *, repository_name: str | None = ..., model_name: str | None = ..., parameters: Mapping[str, ModelRepositoryParameter | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, repository_name: str | None = ..., model_name: str | None = ..., parameters: Mapping[str, ModelRepositoryParameter] | None = ...) -> None: ...
 
 class RepositoryModelUnloadResponse(Message):
     def __init__(self) -> None: ...
@@ -278,7 +278,7 @@ class ModelStatistics(Message):
     batch_stats: RepeatedCompositeFieldContainer[InferBatchStatistics]
     memory_usage: RepeatedCompositeFieldContainer[MemoryUsage]
     response_stats: MessageMap[str, InferResponseStatistics]
-    def __init__(self, *, name: str | None = ..., version: str | None = ..., last_inference: int | None = ..., inference_count: int | None = ..., execution_count: int | None = ..., inference_stats: InferStatistics | Mapping[str, Any] | None = ..., batch_stats: Iterable[InferBatchStatistics | Mapping[str, Any]] | None = ..., memory_usage: Iterable[MemoryUsage | Mapping[str, Any]] | None = ..., response_stats: Mapping[str, InferResponseStatistics | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, name: str | None = ..., version: str | None = ..., last_inference: int | None = ..., inference_count: int | None = ..., execution_count: int | None = ..., inference_stats: InferStatistics | Mapping[str, Any] | None = ..., batch_stats: Iterable[InferBatchStatistics | Mapping[str, Any]] | None = ..., memory_usage: Iterable[MemoryUsage | Mapping[str, Any]] | None = ..., response_stats: Mapping[str, InferResponseStatistics] | None = ...) -> None: ...
 
 class ModelStatisticsRequest(Message):
     name: str
@@ -301,7 +301,7 @@ class SystemSharedMemoryStatusResponse(Message):
         byte_size: int
         def __init__(self, *, name: str | None = ..., key: str | None = ..., offset: int | None = ..., byte_size: int | None = ...) -> None: ...
     regions: MessageMap[str, SystemSharedMemoryStatusResponse.RegionStatus]
-    def __init__(self, *, regions: Mapping[str, SystemSharedMemoryStatusResponse.RegionStatus | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, regions: Mapping[str, SystemSharedMemoryStatusResponse.RegionStatus] | None = ...) -> None: ...
 
 class SystemSharedMemoryRegisterRequest(Message):
     name: str
@@ -331,7 +331,7 @@ class CudaSharedMemoryStatusResponse(Message):
         byte_size: int
         def __init__(self, *, name: str | None = ..., device_id: int | None = ..., byte_size: int | None = ...) -> None: ...
     regions: MessageMap[str, CudaSharedMemoryStatusResponse.RegionStatus]
-    def __init__(self, *, regions: Mapping[str, CudaSharedMemoryStatusResponse.RegionStatus | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, regions: Mapping[str, CudaSharedMemoryStatusResponse.RegionStatus] | None = ...) -> None: ...
 
 class CudaSharedMemoryRegisterRequest(Message):
     name: str
@@ -356,14 +356,14 @@ class TraceSettingRequest(Message):
         def __init__(self, *, value: Iterable[str] | None = ...) -> None: ...
     settings: MessageMap[str, TraceSettingRequest.SettingValue]
     model_name: str
-    def __init__(self, *, settings: Mapping[str, TraceSettingRequest.SettingValue | Mapping[str, Any]] | None = ..., model_name: str | None = ...) -> None: ...
+    def __init__(self, *, settings: Mapping[str, TraceSettingRequest.SettingValue] | None = ..., model_name: str | None = ...) -> None: ...
 
 class TraceSettingResponse(Message):
     class SettingValue(Message):
         value: RepeatedScalarFieldContainer[str]
         def __init__(self, *, value: Iterable[str] | None = ...) -> None: ...
     settings: MessageMap[str, TraceSettingResponse.SettingValue]
-    def __init__(self, *, settings: Mapping[str, TraceSettingResponse.SettingValue | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, settings: Mapping[str, TraceSettingResponse.SettingValue] | None = ...) -> None: ...
 
 class LogSettingsRequest(Message):
     class SettingValue(Message):
@@ -372,7 +372,7 @@ class LogSettingsRequest(Message):
         string_param: str
         def __init__(self, *, bool_param: bool | None = ..., uint32_param: int | None = ..., string_param: str | None = ...) -> None: ...
     settings: MessageMap[str, LogSettingsRequest.SettingValue]
-    def __init__(self, *, settings: Mapping[str, LogSettingsRequest.SettingValue | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, settings: Mapping[str, LogSettingsRequest.SettingValue] | None = ...) -> None: ...
 
 class LogSettingsResponse(Message):
     class SettingValue(Message):
@@ -381,4 +381,4 @@ class LogSettingsResponse(Message):
         string_param: str
         def __init__(self, *, bool_param: bool | None = ..., uint32_param: int | None = ..., string_param: str | None = ...) -> None: ...
     settings: MessageMap[str, LogSettingsResponse.SettingValue]
-    def __init__(self, *, settings: Mapping[str, LogSettingsResponse.SettingValue | Mapping[str, Any]] | None = ...) -> None: ...
+    def __init__(self, *, settings: Mapping[str, LogSettingsResponse.SettingValue] | None = ...) -> None: ...
