@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -346,6 +347,17 @@ def test_what_is_unknown_is_skipped() -> None:
             request, raw = decode_request(data)
             assert raw and request.id == "abc" and list(request.inputs[0].data)[:2] == [1, -2.5]
             assert read_head(data) == ("m", "", "abc")
+
+
+@pytest.mark.parametrize("field", [b"\x0a\x01n", b"\x1a\x01b", b"\x3a\0", b"\x22\0", b"\x7a\0", b"\x78\0"])
+def test_many_fields_are_not_walked_by_hand(field: bytes) -> None:
+    known = body(tensor(shape=[0]), raw_input_contents=[b""])
+    data = known + field * 500_000
+    started = time.process_time()
+    request, raw = decode_request(data)
+    head = read_head(data)
+    assert time.process_time() - started < 2
+    assert raw and len(request.inputs) == 1 and head.model_name in "mn"
 
 
 def test_the_head_of_a_request() -> None:

@@ -59,6 +59,8 @@ Buffer = bytes | bytearray | memoryview
 LARGE: Final = 16 * 1024
 # Typed contents of so many bytes are read here, without a Python object per element.
 _LARGE_CONTENTS: Final = 256
+# A message of more fields than this is protobuf's, which walks them quicker.
+_MOST_FIELDS: Final = 4096
 # What is remembered of requests: how long one may be without its tensors, and how many.
 _LONGEST_PLAN: Final = 2 * 1024
 _MOST_PLANS: Final = 512
@@ -92,7 +94,9 @@ def read_head(body: Buffer) -> Head:
     request_id: Buffer = b""
     at, end = 0, len(body)
     try:
-        while at < end:
+        for _ in range(_MOST_FIELDS):
+            if at == end:
+                break
             tag = body[at]
             size = body[at + 1]
             at += 2
@@ -108,6 +112,8 @@ def read_head(body: Buffer) -> Head:
             elif tag == _ID:
                 request_id = body[at:stop]
             at = stop
+        else:
+            raise _Unexpected
         return Head(str(model_name, "utf-8"), str(model_version, "utf-8"), str(request_id, "utf-8"))
     except (_Unexpected, IndexError, UnicodeDecodeError):
         message = _parse(pb.ModelInferRequest, body)
@@ -134,8 +140,9 @@ def decode_request(body: Buffer) -> tuple[InferenceRequest, bool]:
             rest, request_id, raws, contents = _cut(body, 1)
     except (_Unexpected, IndexError, UnicodeDecodeError):
         message = _parse(pb.ModelInferRequest, body)
-        raws = [(raw, 0, len(raw)) for raw in message.raw_input_contents]
-        return _fill(_Plan(message), message.id, raws, {}), bool(raws)
+        raw_contents = message.raw_input_contents
+        raws = [(raw, 0, len(raw)) for raw in raw_contents[: len(message.inputs)]]
+        return _fill(_Plan(message), message.id, raws, {}), bool(raw_contents)
     plan = _plans.get(rest)
     if plan is None:
         plan = _Plan(_parse(pb.ModelInferRequest, rest))
@@ -165,7 +172,9 @@ def _cut(body: Buffer, least: int) -> tuple[bytes, str, list[_Span], dict[int, T
     tensors = 0
     begin = at = 0  # `begin`: of what is not in `rest` yet
     end = len(body)
-    while at < end:
+    for _ in range(_MOST_FIELDS):
+        if at == end:
+            break
         start = at
         tag = body[at]
         if tag & 0x87 != 2:  # not one byte, or no length
@@ -197,6 +206,8 @@ def _cut(body: Buffer, least: int) -> tuple[bytes, str, list[_Span], dict[int, T
         if begin < start:
             rest.append(body[begin:start])
         at = begin = stop
+    else:
+        raise _Unexpected
     if begin < end:
         rest.append(body[begin:end])
     return b"".join(rest), request_id, raws, contents
@@ -204,7 +215,9 @@ def _cut(body: Buffer, least: int) -> tuple[bytes, str, list[_Span], dict[int, T
 
 def _walk(body: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The fields of a message: the byte that each starts with, and where its content is."""
-    while at < end:
+    for _ in range(_MOST_FIELDS):
+        if at == end:
+            return
         tag = body[at]
         if tag & 0x87 != 2:
             raise _Unexpected
@@ -214,6 +227,7 @@ def _walk(body: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             raise _Unexpected
         yield tag, at, stop
         at = stop
+    raise _Unexpected
 
 
 def _read_varint(body: Buffer, at: int) -> tuple[int, int]:
@@ -293,8 +307,8 @@ def _fill(
     request, tensors = plan.request, plan.tensors
     if contents:
         tensors = [
-            plan._replace(data=contents[index]) if index in contents else plan
-            for index, plan in enumerate(tensors)
+            tensor._replace(data=contents[index]) if index in contents else tensor
+            for index, tensor in enumerate(tensors)
         ]
     filled: InferenceRequest = _renew(request, id=request_id or None, inputs=_fill_tensors(tensors, raws))
     if filled.parameters is not None:
@@ -589,7 +603,7 @@ def _write_tensor(
     """Add a tensor to `parts`; raw values, which follow behind all tensors, to `tails`."""
     start = _tensor(tensor, tensor.shape)
     datatype = datatype_name(tensor.datatype)
-    if datatype not in DATATYPES:
+    if datatype not in DTYPES and datatype != "BYTES":
         raise CodecError(f"'{datatype}' is no datatype")
     data = tensor.data if isinstance(tensor.data, TensorData) else TensorData(tensor.data)
     values: Buffer
