@@ -185,7 +185,8 @@ class TensorData:
         if array is not None:
             if array.dtype != dtype:
                 return _from_values(array, datatype, dtype)
-            return array if array.flags.aligned else _aligned(array)
+            # Code in C may be compiled for aligned memory, and crash on other.
+            return array if array.flags.aligned else array.copy()
         if self._json is not None:
             return _parse_numbers(self._json, datatype, dtype)
         return _from_values(self.root, datatype, dtype)
@@ -325,13 +326,6 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, TensorData):
         return value.root
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")
-
-
-def _aligned(array: Array) -> Array:
-    """A copy for code in C that is compiled for aligned memory and may crash on other."""
-    # As bytes: numpy moves unaligned numbers one by one.
-    copied: Array = array.reshape(-1).view(np.uint8).copy().view(array.dtype)
-    return copied.reshape(array.shape)
 
 
 def _to_list(array: Array | None, keep_nan: bool = False) -> list[Any]:

@@ -138,7 +138,7 @@ def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData],
         return TensorData(values).to_array(tensors[0].datatype)
     arrays = [array for data in datas if (array := data.array) is not None and array.dtype == dtype]
     if len(arrays) == len(datas):
-        # Bytes to bytes, quicker than `concatenate`, above all where the arrays are not aligned.
+        # Bytes to bytes: for many small arrays quicker than `concatenate`.
         for tensor, array in zip(tensors, arrays, strict=True):
             if array.size != math.prod(tensor.shape):
                 raise _wrong_size(tensor, array.size)

@@ -307,8 +307,8 @@ def _fill(
     request, tensors = plan.request, plan.tensors
     if contents:
         tensors = [
-            tensor._replace(data=contents[index]) if index in contents else tensor
-            for index, tensor in enumerate(tensors)
+            _TensorPlan(tensor, dtype, n_bytes, contents.get(index, data))
+            for index, (tensor, dtype, n_bytes, data) in enumerate(tensors)
         ]
     filled: InferenceRequest = _renew(request, id=request_id or None, inputs=_fill_tensors(tensors, raws))
     if filled.parameters is not None:
