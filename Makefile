@@ -1,6 +1,7 @@
 # Everything runs from a virtual environment that these targets make and keep up to date.
 #   make serve   serve the sentiment example (REST on 8080, metrics on 8082)
 #   make test    run all quick tests
+#   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test lint format types docs check fuzz bench bench-micro clean
+.PHONY: help serve test lint format types protos docs check fuzz bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -54,6 +55,9 @@ format: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
+protos: $(DEV)
+	$(BIN)/python proto/generate.py
+
 check: lint types test
 
 docs: $(DEV)
@@ -63,6 +67,7 @@ docs: $(DEV)
 fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz.fuzz_json --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_http --runs 1000000
+	$(BIN)/python -m tests.fuzz.fuzz_protobuf --runs 1000000
 
 # Against peers and floors, which are installed beside the project; see benchmarks/README.md.
 bench: $(DEV)

@@ -33,6 +33,7 @@ _SUBMODULES = {
     "codecs",
     "context",
     "errors",
+    "grpc",
     "handlers",
     "kafka",
     "logging",

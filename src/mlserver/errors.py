@@ -90,10 +90,11 @@ class InvalidRequest(MLServerError):
     """The body is no V2 request.
 
     details: one entry per fault, as {"type", "loc", "msg", "input"}, `loc` starting with "body".
+    status_code: 422 over REST; gRPC calls this an invalid argument, which is 400.
     """
 
-    def __init__(self, msg: str, details: list[dict[str, Any]] | None = None) -> None:
-        super().__init__(msg, 422)
+    def __init__(self, msg: str, details: list[dict[str, Any]] | None = None, status_code: int = 422) -> None:
+        super().__init__(msg, status_code)
         self.details = details or []
 
 

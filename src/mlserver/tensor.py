@@ -70,23 +70,26 @@ class TensorData:
     `TensorData(value)` wraps any value and keeps it as it is; wrapping a TensorData shares its value.
     """
 
-    __slots__ = ("_array", "_json", "_reread", "_root")
+    __slots__ = ("_array", "_json", "_nan", "_reread", "_root")
 
     _json: Any  # bytes or msgspec.Raw of valid JSON, or None
     _array: Array | None  # C-contiguous, numeric, native byte order
-    _reread: Callable[[], TensorData] | None  # gives the text that `_array` was parsed from
+    _nan: bool  # whether the array's NaN is NaN in `root`, as it was sent, and not None, as in JSON
+    _reread: Callable[[], TensorData] | None  # gives the values as they came, where they were not read yet
     _root: Any
 
     def __init__(self, root: Any) -> None:
         if type(root) is TensorData:
-            self._json, self._array, self._reread, self._root = (
+            self._json, self._array, self._nan, self._reread, self._root = (
                 root._json,
                 root._array,
+                root._nan,
                 root._reread,
                 root._root,
             )
         else:
             self._json = self._array = self._reread = None
+            self._nan = False
             self._root = root
 
     @classmethod
@@ -95,6 +98,7 @@ class TensorData:
         self = cls.__new__(cls)
         self._json = text
         self._array = self._reread = None
+        self._nan = False
         self._root = _UNMADE
         return self
 
@@ -107,30 +111,64 @@ class TensorData:
         self = cls.__new__(cls)
         self._json = None
         self._array = np.ascontiguousarray(array)
+        self._nan = False
         self._reread = reread
+        self._root = _UNMADE
+        return self
+
+    @classmethod
+    def from_binary(cls, array: Array) -> TensorData:
+        """The values of a numeric or boolean array that arrived as bytes: NaN is NaN in `root` too.
+
+        array: C-contiguous, native byte order, kept. It need not be aligned: it may lie anywhere in a body.
+        """
+        self = cls.__new__(cls)
+        self._json = self._reread = None
+        self._array = array
+        self._nan = True
+        self._root = _UNMADE
+        return self
+
+    @classmethod
+    def when_asked(cls, read: Callable[[], TensorData]) -> TensorData:
+        """The values that `read` gives, which is called once, and only if somebody looks at them."""
+        self = cls.__new__(cls)
+        self._json = self._array = None
+        self._nan = False
+        self._reread = read
         self._root = _UNMADE
         return self
 
     @property
     def root(self) -> Any:
-        """The plain Python value: usually a list, live, flat or nested as it came. An array's NaN is None."""
+        """The plain Python value: usually a list, live, flat or nested as it came.
+
+        NaN is None in arrays that a model made or JSON brought; what came as bytes keeps it.
+        """
         if self._root is _UNMADE:
             if self._reread is not None:
                 self._root = self._reread().root
+            elif self._json is not None:
+                self._root = _read(self._json)
             else:
-                self._root = _read(self._json) if self._json is not None else _to_list(self._array)
+                self._root = _to_list(self._array, self._nan)
             self._json = self._array = self._reread = None
         return self._root
 
     @property
     def array(self) -> Array | None:
-        """The ndarray behind these values, if it is one (not to be written to), else None."""
+        """The ndarray behind these values, if any: not to be written to, and perhaps not aligned."""
         return self._array
 
     @property
     def text(self) -> bytes | None:
         """The JSON text that these values came as, as long as they are nothing else yet."""
         return None if self._json is None else bytes(self._json)
+
+    @property
+    def keeps_nan(self) -> bool:
+        """Whether NaN is NaN in `root`, because the values are an array that came as bytes."""
+        return self._nan and self._array is not None
 
     def short_list(self) -> list[Any] | None:
         """The values as a list of the caller's own, if they are a short JSON list, else None."""
@@ -146,16 +184,20 @@ class TensorData:
 
         The shape follows from the values: nested lists give their own shape, a scalar gives `()`. Null is NaN
         in floats and False in BOOL; floats are cut off into integers and numeric text is parsed. The array is
-        the caller's own unless the values came as one.
+        aligned, and the caller's own unless the values came as one.
 
         Raises CodecError when a value does not fit: null in an integer tensor, out of range, ragged, text.
         """
         dtype = DTYPES[datatype]
-        if self._array is not None:
-            return self._array if self._array.dtype == dtype else _from_values(self._array, datatype, dtype)
+        array = self._array
+        if array is not None:
+            if array.dtype != dtype:
+                return _from_values(array, datatype, dtype)
+            # Code in C may be compiled for aligned memory, and crash on other.
+            return array if array.flags.aligned else array.copy()
         if self._json is not None:
             return _parse_numbers(self._json, datatype, dtype)
-        return _from_values(self._root, datatype, dtype)
+        return _from_values(self.root, datatype, dtype)
 
     def to_json(self) -> msgspec.Raw | bytes:
         """The values as compact JSON text: bytes as UTF-8 text, NaN and infinities as null.
@@ -214,7 +256,7 @@ class TensorData:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reread is None and self._array is not None:
-            return TensorData.from_array, (self._array,)
+            return TensorData.from_binary if self._nan else TensorData.from_array, (self._array,)
         if self._json is not None:
             return TensorData.from_json, (bytes(self._json),)
         return TensorData, (self.root,)
@@ -294,10 +336,10 @@ def _json_default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")
 
 
-def _to_list(array: Array | None) -> list[Any]:
+def _to_list(array: Array | None, keep_nan: bool = False) -> list[Any]:
     assert array is not None
     values: list[Any] = array.ravel().tolist()
-    if array.dtype.kind == "f" and np.isnan(array).any():
+    if not keep_nan and array.dtype.kind == "f" and np.isnan(array).any():
         return [None if value != value else value for value in values]
     return values
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz import fuzz_http, fuzz_json
+from tests.fuzz import fuzz_http, fuzz_json, fuzz_protobuf
 from tests.fuzz.mutate import CORPUS, Mutator, seeds
 
 
@@ -16,6 +16,12 @@ def test_fuzz(fuzz: Any, runs: int) -> None:
     summary = fuzz.run(runs, seed=20_000)
     assert summary.runs == runs
     assert {"200", "400", "422"} <= summary.outcomes.keys(), summary
+    assert summary.resident_after < summary.resident_before + 24, summary
+
+
+def test_fuzz_protobuf() -> None:
+    summary = fuzz_protobuf.run(20_000, seed=20_000)
+    assert {"no message", "refused", "echoed"} <= summary.outcomes.keys(), summary
     assert summary.resident_after < summary.resident_before + 24, summary
 
 

@@ -21,12 +21,16 @@ LAYERS = [
     {"types"},
     {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel", "kafka"},
     {"metrics", "model", "batching"},
-    {"wire"},
+    {"grpc._define"},
+    {"grpc.dataplane_pb2", "grpc.model_repository_pb2", "grpc.health_pb2"}
+    | {"grpc.reflection_pb2", "grpc.reflection_v1alpha_pb2"},
+    {"wire", "grpc.dataplane_pb2_grpc", "grpc.model_repository_pb2_grpc"},
+    {"grpc.converters"},
     {"executor"},
     {"replica", "repository"},
     {"registry"},
     {"service"},
-    {"rest", "metrics.server"},
+    {"rest", "grpc", "metrics.server"},
     {"server"},
     {"cli", "__main__"},
 ]
@@ -105,7 +109,13 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import mlserver", "from mlserver import MLModel, types", "import mlserver.codecs"]
+    "statement",
+    [
+        "import mlserver",
+        "from mlserver import MLModel, types",
+        "import mlserver.codecs",
+        "import mlserver.grpc, mlserver.raw, mlserver.wire.json",
+    ],
 )
 def test_a_runtime_author_imports_little(statement: str) -> None:
     loaded = loaded_by(statement)
@@ -121,6 +131,11 @@ def test_a_runtime_author_imports_little(statement: str) -> None:
     }
     assert not heavy & loaded
     assert len(loaded) < 300
+
+
+def test_messages_need_no_grpcio() -> None:
+    loaded = loaded_by("import mlserver.wire.protobuf, mlserver.grpc.converters")
+    assert "google.protobuf" in loaded and not {"grpc", "pydantic", "pandas"} & loaded
 
 
 @pytest.mark.parametrize(
@@ -156,6 +171,15 @@ def test_names_are_there_after_a_bare_import(name: str) -> None:
         "cli.serve.load_settings",
         "cloudevents.CLOUDEVENTS_HEADER_ID",
         "cloudevents.CloudEventsTypes",
+        "grpc.converters.InferInputTensorConverter",
+        "grpc.converters.ModelInferRequestConverter",
+        "grpc.converters.ModelInferResponseConverter",
+        "grpc.dataplane_pb2.ModelInferRequest",
+        "grpc.dataplane_pb2_grpc.GRPCInferenceServiceServicer",
+        "grpc.dataplane_pb2_grpc.GRPCInferenceServiceStub",
+        "grpc.dataplane_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
+        "grpc.model_repository_pb2.RepositoryIndexRequest",
+        "grpc.model_repository_pb2_grpc.ModelRepositoryServiceStub",
         "handlers.custom_handler",
         "handlers.custom.CustomHandler",
         "handlers.custom.get_custom_handlers",

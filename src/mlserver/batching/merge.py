@@ -18,7 +18,7 @@ from mlserver.errors import InvalidTensor, MLServerError
 from mlserver.tensor import DTYPES, TensorData, flatten
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
-__all__ = ["fits", "merge", "merge_values", "rows_of", "split"]
+__all__ = ["cuts_plainly", "fits", "merge", "merge_values", "rows_of", "split"]
 
 _OWN = ("content_type", "headers")
 
@@ -131,19 +131,24 @@ def _merge_data(tensors: Sequence[RequestInput], shape: list[int]) -> Any:
     datas = [data if isinstance(data := t.data, TensorData) else TensorData(data) for t in tensors]
     dtype = DTYPES.get(tensors[0].datatype)
     if dtype is not None:
-        return TensorData.from_array(_merge_numbers(tensors, datas, dtype).reshape(shape))
+        joined = _merge_numbers(tensors, datas, dtype).reshape(shape)
+        return (
+            TensorData.from_binary(joined)
+            if all(data.keeps_nan for data in datas)
+            else TensorData.from_array(joined)
+        )
     roots = [data.root for data in datas]
     if all(isinstance(root, str) for root in roots):
         return TensorData("".join(roots))
     if all(isinstance(root, bytes) for root in roots):
         return TensorData(b"".join(roots))
-    joined: list[Any] = []
+    elements: list[Any] = []
     for tensor, root in zip(tensors, roots, strict=True):
         values = flatten(root.tolist() if isinstance(root, np.ndarray) else root)
         if len(values) != math.prod(tensor.shape):
             raise _wrong_size(tensor, len(values))
-        joined += values
-    return TensorData(joined)
+        elements += values
+    return TensorData(elements)
 
 
 def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData], dtype: np.dtype[Any]) -> Any:
@@ -158,6 +163,14 @@ def _merge_numbers(tensors: Sequence[RequestInput], datas: Sequence[TensorData],
         values += some
     else:
         return TensorData(values).to_array(tensors[0].datatype)
+    arrays = [array for data in datas if (array := data.array) is not None and array.dtype == dtype]
+    if len(arrays) == len(datas):
+        # Bytes to bytes: for many small arrays quicker than `concatenate`.
+        for tensor, array in zip(tensors, arrays, strict=True):
+            if array.size != math.prod(tensor.shape):
+                raise _wrong_size(tensor, array.size)
+        joined = bytearray().join(arrays)  # type: ignore[arg-type] # buffers, which Python 3.10 has no type for
+        return np.ndarray((len(joined) // dtype.itemsize,), dtype, joined)
     arrays = []
     for tensor, data in zip(tensors, datas, strict=True):
         array = data.to_array(tensor.datatype)
@@ -207,6 +220,18 @@ def split(
         )
         for member in range(len(rows))
     ]
+
+
+def cuts_plainly(output: ResponseOutput, total: int) -> bool:
+    """Whether an output is an array of `total` rows, whose parameters are the same for all members.
+
+    Formats write the parts of such outputs without making the messages that `split` makes.
+    """
+    array = output.data.array if isinstance(output.data, TensorData) else None
+    shape = output.shape
+    if array is None or not shape or shape[0] != total or array.size != math.prod(shape):
+        return False
+    return output.parameters is None or not output.parameters.model_extra
 
 
 def _split_output(output: ResponseOutput, rows: Sequence[int], total: int) -> list[ResponseOutput]:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from mlserver.batching.merge import split
+from mlserver.batching.merge import cuts_plainly, split
 from mlserver.errors import InvalidRequest
 from mlserver.tensor import DTYPES, TensorData, has_lists, json_parser, numbers_of
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
@@ -95,7 +95,7 @@ def encode_split(response: InferenceResponse, rows: Sequence[int], ids: Sequence
     What all bodies have in common is encoded once. Raises what `batching.split` and `encode_response` raise.
     """
     total = sum(rows)
-    if not response.outputs or not all(_cuts_plainly(output, total) for output in response.outputs):
+    if not response.outputs or not all(cuts_plainly(output, total) for output in response.outputs):
         return [encode_response(part) for part in split(response, rows, ids)]
     head = b'{"model_name":%b,' % _encode(response.model_name)
     if response.model_version is not None:
@@ -120,17 +120,6 @@ def encode_split(response: InferenceResponse, rows: Sequence[int], ids: Sequence
         bodies.append(b"".join(parts))
         row += count
     return bodies
-
-
-def _cuts_plainly(output: ResponseOutput, total: int) -> bool:
-    """Whether an output is an array with the right number of rows, whose parameters are the same for all
-    members.
-    """
-    array = output.data.array if isinstance(output.data, TensorData) else None
-    shape = output.shape
-    if array is None or not shape or shape[0] != total or array.size != math.prod(shape):
-        return False
-    return output.parameters is None or not output.parameters.model_extra
 
 
 def _encoded_parts(output: ResponseOutput, lead: bytes) -> tuple[bytes, bytes, list[Any], int]:
