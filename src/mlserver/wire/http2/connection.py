@@ -126,7 +126,7 @@ class Events(Protocol):
         """In place of `request`: headers above `Limits.max_header_list`. To be answered, or reset."""
 
     def data(self, stream: Stream, chunk: memoryview, end_stream: bool, /) -> None:
-        """Part of a body; empty only at its end. A view of the bytes that `receive` was given: copy to keep."""
+        """Part of a body; empty only at its end. A view of what `receive` was given: copy to keep."""
 
     def trailers(self, stream: Stream, headers: Headers, /) -> None:
         """The end of a request that has trailers."""
@@ -263,6 +263,7 @@ class Connection:
         view = memoryview(data)
         try:
             if self._preface:
+                self._counted_since = now
                 view = self._read_preface(view)
             if self._partial or self._rest or self._rest_padding:
                 view = self._resume(view)
