@@ -90,7 +90,7 @@ class Peer:
 
     def __init__(self, limits: Limits | None = None, greet: bool = True, first: bytes = b"") -> None:
         self.connection = Connection(self, limits)
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[Any] = []
         self.streams: dict[int, Stream] = {}
         self.bodies: dict[int, bytes] = {}
         self.on: dict[str, Callable[..., None]] = {}

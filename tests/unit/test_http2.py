@@ -446,7 +446,7 @@ class TestReplies:
         peer.send(headers(1, end=True))
         stream = peer.streams[1]
         peer.connection.send_headers(stream, HEAD)
-        parts = [b"abc", b"", bytearray(20_000), memoryview(b"xyz")]
+        parts: list[bytes | bytearray | memoryview] = [b"abc", b"", bytearray(20_000), memoryview(b"xyz")]
         peer.connection.send_data(stream, parts, end_stream=True)
         sent = peer.sent()[1:]
         assert [(len(s.payload), s.flags) for s in sent] == [(16_384, 0), (3_622, END_STREAM)]
@@ -626,6 +626,14 @@ class TestFlowControl:
         peer.send(headers(3), data(3, bytes(1_001)))
         assert (3, ErrorCode.FLOW_CONTROL_ERROR) in peer.resets()
 
+    def test_a_window_that_shrinks_below_what_was_used(self) -> None:
+        peer = Peer(SMALL, greet=False)
+        peer.send(PREFACE, settings(), headers(1), data(1, bytes(5_000)))
+        peer.sent()
+        peer.send(frame(SETTINGS, ACK))
+        # The client counts 1,000 - 5,000 and would wait forever.
+        assert [(s.stream, s.number) for s in peer.sent()] == [(1, 5_000)]
+
     def test_credit_of_nothing(self) -> None:
         peer = Peer()
         peer.send(headers(1), credit(1, 0))
@@ -785,7 +793,7 @@ class TestGoaway:
     def test_the_client_leaves(self) -> None:
         peer = Peer()
         peer.send(headers(1, end=True), frame(GOAWAY, 0, 0, bytes(7) + b"\x0b" + b"reason"))
-        assert peer.connection.peer_goaway == ErrorCode.ENHANCE_YOUR_CALM and not peer.connection.finished
+        assert (peer.connection.peer_goaway, peer.connection.finished) == (ErrorCode.ENHANCE_YOUR_CALM, False)
         peer.connection.respond(peer.streams[1], HEAD, b"", TRAILERS)
         assert peer.connection.finished
 
@@ -808,8 +816,8 @@ class TestGoaway:
         ]  # fmt: skip
         for stream in peer.streams.values():
             peer.connection.respond(stream, HEAD, b"", TRAILERS)
-        assert peer.connection.finished and peer.connection.error is None
-        assert peer.connection._room_in == Limits().connection_window - 70_002
+        assert (peer.connection.finished, peer.connection.error) == (True, None)
+        assert peer.connection._room_in == 16 * 2**20 - 70_002
 
     def test_a_client_that_does_not_answer_the_warning(self) -> None:
         peer = Peer()

@@ -636,6 +636,8 @@ class Connection:
         if delta:
             for stream in self._streams.values():
                 stream._room_in += delta
+                if stream._room_in <= self._limits.stream_window >> 1:
+                    self._credit(stream)
 
     def _on_push_promise(self, flags: int, stream_id: int, payload: memoryview) -> None:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "push from a client")
