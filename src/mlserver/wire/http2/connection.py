@@ -486,7 +486,7 @@ class Connection:
         if ends:
             stream._state |= _ENDED
         self._events.data(stream, chunk, ends)
-        if not ends and stream._room_in <= self._limits.stream_window >> 1:
+        if not self._rest_ends and stream._room_in <= self._limits.stream_window >> 1:
             self._credit(stream)
 
     def _on_headers(self, flags: int, stream_id: int, payload: memoryview) -> None:
