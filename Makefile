@@ -63,6 +63,7 @@ docs: $(DEV)
 fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz.fuzz_json --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_http --runs 1000000
+	$(BIN)/python -m tests.fuzz.fuzz_http2 --runs 1000000
 
 # Against peers and floors, which are installed beside the project; see benchmarks/README.md.
 bench: $(DEV)

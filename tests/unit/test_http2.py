@@ -944,10 +944,14 @@ class TestAttacks:
         peer.send(frame(HEADERS, 0, 1, BLOCK))
         assert flood(peer, lambda _: frame(CONTINUATION, 0, 1, bytes(10_000)), 100) == 3
 
-    def test_large_blocks_are_refused_by_their_frame_header(self) -> None:
+    @pytest.mark.parametrize("size", [1, 5, 9])
+    @pytest.mark.parametrize(("length", "code"), [(40_000, 11), (2**20 + 1, 6)])
+    def test_large_frames_are_refused_by_their_header(self, size: int, length: int, code: int) -> None:
         peer = Peer()
-        peer.send(frame(HEADERS, END_HEADERS, 1, bytes(40_000))[:9])
-        assert peer.goaway() == ErrorCode.ENHANCE_YOUR_CALM
+        header = frame(HEADERS, END_HEADERS, 1, bytes(length))[:9]
+        for at in range(0, 9, size):
+            peer.send(header[at : at + size])
+        assert peer.goaway() == code
 
     def test_too_many_settings(self) -> None:
         peer = Peer()

@@ -286,19 +286,20 @@ class Connection:
     def _resume(self, view: memoryview) -> memoryview:
         """Complete what was begun in an earlier read; return what is behind it."""
         while self._partial and len(view):
-            missing = self._needed() - len(self._partial)
+            needed = self._needed()
+            missing = needed - len(self._partial)
             self._partial += view[:missing]
             view = view[missing:]
-            if len(self._partial) >= self._needed():
+            if len(self._partial) == needed:
                 frame, self._partial = bytes(self._partial), bytearray()
                 if self._parse(memoryview(frame)) == 0:
-                    self._partial = bytearray(frame)  # more of it is needed than its header
+                    self._partial = bytearray(frame)  # its header is right, and asks for more
         if self._rest or self._rest_padding:
             view = self._pass_on(view)
         return view
 
     def _needed(self) -> int:
-        """How many bytes of the partial frame must be there to go on."""
+        """How many bytes of the partial frame must be there to go on: first its header, to be checked."""
         partial = self._partial
         if len(partial) < _FRAME_HEADER:
             return _FRAME_HEADER
