@@ -21,10 +21,10 @@ from typing import Any
 
 from hpack import Decoder
 
-from mlserver.wire.http2 import ErrorCode, Headers, Limits, Stream
+from mlserver.wire.http2 import PREFACE, ErrorCode, Headers, Limits, Stream
 from tests import http2
 from tests.fuzz.mutate import Found, Mutator, Summary, command_line, resident_mib, seeds
-from tests.http2 import HEAD, PREFACE, TRAILERS, Frame, Peer, frame
+from tests.http2 import HEAD, TRAILERS, Frame, Peer, frame
 
 TOKENS = (
     b"\0\0\0", b"\0\0\1", b"\0@\0", b"\0\0\4\x08\0\0\0\0\1", b"\0\0\4\x03\0\0\0\0\1", b"\0\0\0\4\1\0\0\0\0",

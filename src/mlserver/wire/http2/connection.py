@@ -310,7 +310,7 @@ class Connection:
             return _FRAME_HEADER + bool(flags & frames.PADDED)
         if kind == frames.GOAWAY:
             return _FRAME_HEADER + min(length, 8)
-        return _FRAME_HEADER + (length if kind < len(_HANDLERS) else 0)
+        return _FRAME_HEADER + (length if kind in _HANDLERS else 0)
 
     def _pass_on(self, view: memoryview) -> memoryview:
         """The next part of a payload; return what is behind it."""
@@ -401,7 +401,7 @@ class Connection:
         if kind == frames.GOAWAY and stop > len(view) >= start + 8:
             self._on_goaway(flags, stream_id, view[start : start + 8])
             return self._skip(view, start + 8, stop)
-        if kind >= len(_HANDLERS):  # RFC 9113, section 5.5
+        if kind not in _HANDLERS:  # RFC 9113, section 5.5
             self._spend()
             return self._skip(view, start, stop)
         if stop > len(view):
@@ -421,16 +421,19 @@ class Connection:
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, "a header block is to be continued, and nothing else is"
             )
-        if kind < len(_HANDLERS):
-            if kind in _OF_STREAMS and not stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame without a stream")
-            if kind in _OF_THE_CONNECTION and stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame of a stream that is of the connection")
-            size = _SIZES.get(kind, length)
-            if length != size and (kind != frames.GOAWAY or length < size):
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame of the wrong size")
-            if kind in (frames.HEADERS, frames.CONTINUATION) and length > self._limits.max_header_block:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+        if kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "push from a client")
+        if kind in _OF_STREAMS and not stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame without a stream")
+        if kind in _OF_THE_CONNECTION and stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame of a stream that is of the connection")
+        size = _SIZES.get(kind, length)
+        if length != size and (kind != frames.GOAWAY or length < size):
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame of the wrong size")
+        if kind in (frames.HEADERS, frames.CONTINUATION) and length > self._limits.max_header_block:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+        if kind == frames.SETTINGS and length > _MOST_SETTINGS * _SETTING.size:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
 
     def _skip(self, view: memoryview, start: int, stop: int) -> int:
         end = min(stop, len(view))
@@ -601,8 +604,6 @@ class Connection:
             return
         if len(payload) % _SETTING.size:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "settings of the wrong size")
-        if len(payload) > _MOST_SETTINGS * _SETTING.size:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
         self._greeted = True
         settings = {}
         for key, value in _SETTING.iter_unpack(payload):
@@ -639,9 +640,6 @@ class Connection:
                 stream._room_in += delta
                 if stream._room_in <= self._limits.stream_window >> 1:
                     self._credit(stream)
-
-    def _on_push_promise(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "push from a client")
 
     def _on_ping(self, flags: int, stream_id: int, payload: memoryview) -> None:
         self._spend()
@@ -991,28 +989,17 @@ def _check_setting(key: int, value: int) -> None:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "invalid setting")
 
 
-_OF_STREAMS = frozenset(
-    (
-        frames.DATA,
-        frames.HEADERS,
-        frames.PRIORITY,
-        frames.RST_STREAM,
-        frames.PUSH_PROMISE,
-        frames.CONTINUATION,
-    )
-)
+_OF_STREAMS = frozenset((frames.DATA, frames.HEADERS, frames.PRIORITY, frames.RST_STREAM))
 _OF_THE_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))
 _SIZES = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.GOAWAY: 8, frames.WINDOW_UPDATE: 4}
-# By the number of the frame; DATA has a way of its own.
-_HANDLERS = (
-    Connection._on_push_promise,
-    Connection._on_headers,
-    Connection._on_priority,
-    Connection._on_rst_stream,
-    Connection._on_settings,
-    Connection._on_push_promise,
-    Connection._on_ping,
-    Connection._on_goaway,
-    Connection._on_window_update,
-    Connection._on_continuation,
-)
+# DATA has a way of its own, PUSH_PROMISE is none of a client's.
+_HANDLERS = {
+    frames.HEADERS: Connection._on_headers,
+    frames.PRIORITY: Connection._on_priority,
+    frames.RST_STREAM: Connection._on_rst_stream,
+    frames.SETTINGS: Connection._on_settings,
+    frames.PING: Connection._on_ping,
+    frames.GOAWAY: Connection._on_goaway,
+    frames.WINDOW_UPDATE: Connection._on_window_update,
+    frames.CONTINUATION: Connection._on_continuation,
+}
