@@ -561,7 +561,7 @@ class Connection:
     def _on_trailers(self, stream: Stream, headers: Headers, ends: bool) -> None:
         if stream._state & _ENDED:
             self._reset_stream(stream, ErrorCode.STREAM_CLOSED)
-        elif not ends or trailers_fault(headers.fields) is not None:
+        elif not ends or trailers_fault(headers.fields, set()) is not None:
             self._reset_stream(stream, ErrorCode.PROTOCOL_ERROR)
         elif headers.size > self._limits.max_header_list:
             self._reset_stream(stream, ErrorCode.ENHANCE_YOUR_CALM)

@@ -25,10 +25,14 @@ Field = tuple[bytes, bytes]
 
 _MAX_INTEGER_BYTES = 5  # enough for any length or index that we take
 _FIELD_OVERHEAD = 32  # RFC 7541, section 4.1
+_STATIC = ((b"", b""), *HeaderTable.STATIC_TABLE)  # counted from 1
+_FIRST_DYNAMIC = len(_STATIC)
 
-# Together they bound what the cache of a connection holds: half a megabyte at the very worst.
-_MOST_KNOWN = 64
-_LARGEST_KNOWN = 4096
+# Together they bound what a connection remembers: about 300 KB at the very worst.
+_MOST_KNOWN = 32
+_LARGEST_BLOCK, _LARGEST_LIST = 2_048, 4_096
+_MOST_CHECKED = 256
+_LARGEST_CHECKED = 256
 
 
 class Headers:
@@ -55,13 +59,14 @@ class BlockDecoder:
     known: blocks of valid requests; read by the connection before it asks `decode_request`.
     """
 
-    __slots__ = ("_altered", "_max_list", "_table", "known")
+    __slots__ = ("_altered", "_checked", "_max_list", "_table", "known")
 
     def __init__(self, max_list: int) -> None:
         self.known: dict[bytes, Headers] = {}
         self._table = HeaderTable()
         self._table.maxsize = DEFAULT_TABLE
         self._altered = False
+        self._checked: set[Field] = set()  # regular fields that were found valid
         self._max_list = max_list
 
     def decode_request(self, block: bytes) -> tuple[Headers, str | None]:
@@ -69,13 +74,11 @@ class BlockDecoder:
         headers = self.decode(block)
         if headers.size > self._max_list:
             return headers, None
-        fault = request_fault(headers.fields)
-        if (
-            not self._altered
-            and fault is None
-            and headers.size <= _LARGEST_KNOWN
-            and len(block) <= _LARGEST_KNOWN
-        ):
+        if len(self._checked) >= _MOST_CHECKED:
+            self._checked.clear()
+        fault = request_fault(headers.fields, self._checked)
+        small = len(block) <= _LARGEST_BLOCK and headers.size <= _LARGEST_LIST
+        if small and fault is None and not self._altered:
             if len(self.known) >= _MOST_KNOWN:
                 self.known.clear()
             self.known[block] = headers
@@ -98,7 +101,7 @@ class BlockDecoder:
 
     def _decode(self, block: bytes) -> Headers:
         table = self._table
-        get = table.get_by_index
+        entries = table.dynamic_entries
         fields: list[Field] = []
         size = position = 0
         end = len(block)
@@ -106,11 +109,12 @@ class BlockDecoder:
         while position < end:
             byte = block[position]
             if byte > 0x80 and byte != 0xFF:
-                field = get(byte & 0x7F)
+                index = byte & 0x7F
+                field = _STATIC[index] if index < _FIRST_DYNAMIC else entries[index - _FIRST_DYNAMIC]
                 position += 1
             elif byte & 0x80:
                 index, position = _integer(block, position, 0x7F)
-                field = get(index)
+                field = table.get_by_index(index)
             elif byte & 0x40:
                 field, position = self._literal(block, position, 0x3F)
                 self._altered = True
@@ -180,8 +184,11 @@ _OF_A_CONNECTION = frozenset(
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 
 
-def request_fault(fields: Sequence[Field]) -> str | None:
-    """Why these are not the headers of a request, None if they are (RFC 9113, sections 8.2, 8.3 and 8.5)."""
+def request_fault(fields: Sequence[Field], checked: set[Field]) -> str | None:
+    """Why these are not the headers of a request, None if they are (RFC 9113, sections 8.2, 8.3 and 8.5).
+
+    checked: regular fields known to be valid, to which others are added.
+    """
     pseudo: dict[bytes, bytes] = {}
     for name, value in fields:
         if not name.startswith(b":"):
@@ -203,18 +210,23 @@ def request_fault(fields: Sequence[Field]) -> str | None:
     authority = pseudo.get(b":authority")
     if authority is not None and any(name == b"host" and value != authority for name, value in regular):
         return "host is not the authority"
-    return trailers_fault(regular)
+    return trailers_fault(regular, checked)
 
 
-def trailers_fault(fields: Iterable[Field]) -> str | None:
+def trailers_fault(fields: Iterable[Field], checked: set[Field]) -> str | None:
     """Why these are not the regular fields of a request, None if they are."""
-    for name, value in fields:
+    for field in fields:
+        if field in checked:
+            continue
+        name, value = field
         if not _NAME.fullmatch(name):
             return "invalid field name"  # upper case and pseudo-headers among them
         if not _VALUE.fullmatch(value):
             return "invalid character in a field value"
         if name in _OF_A_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
             return "field of a connection"
+        if len(name) + len(value) <= _LARGEST_CHECKED:
+            checked.add(field)
     return None
 
 
