@@ -74,6 +74,7 @@ bench: $(DEV)
 
 bench-micro: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks
+	$(BIN)/python benchmarks/micro/http2.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -125,7 +125,8 @@ class Caller(Peer):
         assert connection._queued == sum(stream.pending for stream in streams)
         assert connection._output_size == 0 and len(connection._partial) <= LIMITS.max_header_block + 9
         assert len(connection._block or b"") <= LIMITS.max_header_block
-        assert (len(connection._headers.known) <= 64 and not connection.error) or not streams
+        assert len(connection._headers.known) <= 32
+        assert connection.error is None or not streams
         for stream in connection._waiting.values():
             assert stream.pending and stream.id in connection._streams
 

@@ -97,4 +97,4 @@ class Limits:
     """What is added to them for each request that was received and each DATA frame that was sent."""
 
     max_unread_control: int = 64 * 2**10
-    """Bytes of PING and SETTINGS acknowledgements, resets and credits that wait for `take_output`."""
+    """Bytes of acknowledgements and resets, of which the client is the cause, that wait for `take_output`."""
