@@ -76,11 +76,12 @@ class Client:
         return b"".join(parts)
 
 
-def open_connection() -> Connection:
-    echo = Echo()
-    echo.connection = connection = Connection(echo)
+def open_connection(caller: Echo, max_frame: int = 16_384) -> Connection:
+    """A connection to a client that allows frames of a size and has windows as large as they may be."""
+    caller.connection = connection = Connection(caller)
+    settings = struct.pack(">HIHI", 4, 2**31 - 1, 5, max_frame)
     window = frame(8, 0, 0, (2**31 - 1 - 65_535).to_bytes(4, "big"))
-    connection.receive(PREFACE + frame(4, 0, 0, b"") + frame(4, 1, 0, b"") + window, 0.0)
+    connection.receive(PREFACE + frame(4, 0, 0, settings) + frame(4, 1, 0, b"") + window, 0.0)
     return connection
 
 
@@ -88,7 +89,7 @@ def replay(reads: list[bytes], repeats: int = 5) -> float:
     """Seconds for all reads, each in a reused buffer, each followed by one join of the output."""
     best = float("inf")
     for _ in range(repeats):
-        connection = open_connection()
+        connection = open_connection(Echo())
         buffer = bytearray(max(map(len, reads)))
         view = memoryview(buffer)
         took = 0.0
@@ -151,6 +152,24 @@ def large(max_frame: int, read_size: int, count: int = 8) -> float:
     return len(data) / replay(reads) / 1e9
 
 
+def large_reply(max_frame: int) -> float:
+    """GB/s of 4 MB replies, up to the list of buffers that is written."""
+    reply = bytes(4 * MEGABYTE)
+
+    class Large(Echo):
+        def data(self, stream: Stream, chunk: memoryview, end_stream: bool) -> None:
+            self.connection.respond(stream, HEAD, reply, TRAILERS)
+
+    client, caller = Client(), Large()
+    connection = open_connection(caller, max_frame)
+
+    def once() -> None:
+        connection.receive(client.request(BODY), 1.0)
+        connection.take_output()
+
+    return len(reply) / best_of(once, 50) / 1e9
+
+
 def main() -> None:
     for streams in (128, 1):
         ours, least = unary(streams, 12_800)
@@ -168,6 +187,9 @@ def main() -> None:
             f"4 MB messages in {max_frame:9,} byte frames, {read_size:9,} byte reads: {rate:6.1f} GB/s",
             flush=True,
         )
+    for max_frame in (16_384, MEGABYTE):
+        rate = large_reply(max_frame)
+        print(f"4 MB replies in {max_frame:9,} byte frames: {rate:6.1f} GB/s", flush=True)
 
 
 if __name__ == "__main__":
