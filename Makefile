@@ -68,6 +68,7 @@ fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz.fuzz_json --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_http --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_protobuf --runs 1000000
+	$(BIN)/python -m tests.fuzz.fuzz_http2 --runs 1000000
 
 # Against peers and floors, which are installed beside the project; see benchmarks/README.md.
 bench: $(DEV)
@@ -78,6 +79,7 @@ bench: $(DEV)
 
 bench-micro: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks
+	$(BIN)/python benchmarks/micro/http2.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,25 +7,31 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz import fuzz_http, fuzz_json, fuzz_protobuf
+from tests.fuzz import fuzz_http, fuzz_http2, fuzz_json, fuzz_protobuf
 from tests.fuzz.mutate import CORPUS, Mutator, seeds
 
+_STATUSES = {"200", "400", "422"}
+_CODES = {"fine", "answers", "PROTOCOL_ERROR", "FRAME_SIZE_ERROR", "ENHANCE_YOUR_CALM", "COMPRESSION_ERROR"}
 
-@pytest.mark.parametrize(("fuzz", "runs"), [(fuzz_http, 8_000), (fuzz_json, 20_000)], ids=["http", "json"])
-def test_fuzz(fuzz: Any, runs: int) -> None:
+
+@pytest.mark.parametrize(
+    ("fuzz", "runs", "outcomes"),
+    [
+        (fuzz_http, 8_000, _STATUSES),
+        (fuzz_http2, 5_000, _CODES),
+        (fuzz_json, 20_000, _STATUSES),
+        (fuzz_protobuf, 20_000, {"no message", "refused", "echoed"}),
+    ],
+    ids=["http", "http2", "json", "protobuf"],
+)
+def test_fuzz(fuzz: Any, runs: int, outcomes: set[str]) -> None:
     summary = fuzz.run(runs, seed=20_000)
     assert summary.runs == runs
-    assert {"200", "400", "422"} <= summary.outcomes.keys(), summary
+    assert outcomes <= summary.outcomes.keys(), summary
     assert summary.resident_after < summary.resident_before + 24, summary
 
 
-def test_fuzz_protobuf() -> None:
-    summary = fuzz_protobuf.run(20_000, seed=20_000)
-    assert {"no message", "refused", "echoed"} <= summary.outcomes.keys(), summary
-    assert summary.resident_after < summary.resident_before + 24, summary
-
-
-@pytest.mark.parametrize("kind", ["http", "json"])
+@pytest.mark.parametrize("kind", ["http", "http2", "json"])
 def test_the_corpus_is_small(kind: str) -> None:
     sizes = [path.stat().st_size for path in (CORPUS / kind).iterdir()]
     assert 10 < len(sizes) < 60 and sum(sizes) < 100_000

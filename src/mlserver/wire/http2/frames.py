@@ -1,0 +1,100 @@
+"""Words of HTTP/2 that the other modules share: numbers of RFC 9113, limits, what can go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+# Plain integers: frames are dispatched on them.
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
+END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x1, 0x4, 0x8, 0x20
+
+(
+    HEADER_TABLE_SIZE,
+    ENABLE_PUSH,
+    MAX_CONCURRENT_STREAMS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+) = range(1, 7)
+ENABLE_CONNECT_PROTOCOL = 8  # RFC 8441
+
+DEFAULT_WINDOW = 65_535
+DEFAULT_TABLE = 4_096  # of HPACK; we announce no other
+SMALLEST_MAX_FRAME = 16_384
+LARGEST_MAX_FRAME = 2**24 - 1
+MAX_WINDOW = MAX_ID = 2**31 - 1
+
+
+class ErrorCode(IntEnum):
+    """RFC 9113, section 7."""
+
+    NO_ERROR = 0x0
+    PROTOCOL_ERROR = 0x1
+    INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    SETTINGS_TIMEOUT = 0x4
+    STREAM_CLOSED = 0x5
+    FRAME_SIZE_ERROR = 0x6
+    REFUSED_STREAM = 0x7
+    CANCEL = 0x8
+    COMPRESSION_ERROR = 0x9
+    CONNECT_ERROR = 0xA
+    ENHANCE_YOUR_CALM = 0xB
+    INADEQUATE_SECURITY = 0xC
+    HTTP_1_1_REQUIRED = 0xD
+
+
+class ConnectionFault(Exception):
+    """The peer did what ends a connection. Never leaves `Connection`."""
+
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer may ask of one connection. Sizes are bytes, times are seconds."""
+
+    max_streams: int = 1_000
+    """Open at a time; a stream above that is refused with REFUSED_STREAM, which clients may retry."""
+
+    stream_window: int = 4 * 2**20
+    """What a client may send on one stream before it is given credit; at most 2**31 - 1."""
+
+    connection_window: int = 16 * 2**20
+    """The same over all streams; at least 65,535."""
+
+    max_frame: int = 2**20
+    """Largest frame that we take, 16,384 to 2**24 - 1. Costs no memory, as DATA is passed on as it comes."""
+
+    max_header_list: int = 16 * 2**10
+    """Decoded headers of one request, counted as in RFC 7541, section 4.1. Above it `headers_too_large` is
+    called, above four times that the connection ends."""
+
+    max_header_block: int = 32 * 2**10
+    """Encoded headers of one request; above it the connection ends."""
+
+    max_continuations: int = 16
+    """CONTINUATION frames of one header block."""
+
+    window_s: float = 10.0
+    """The time over which the next two are counted."""
+
+    max_resets: int = 2_000
+    """Streams that the client cancels, or makes us reset (CVE-2023-44487, CVE-2025-8671)."""
+
+    max_control_frames: int = 10_000
+    """Frames that carry no request: PING, SETTINGS, WINDOW_UPDATE, empty DATA and the like."""
+
+    control_frames_per_frame: int = 8
+    """What is added to them for each request that was received and each DATA frame that was sent."""
+
+    max_unread_control: int = 64 * 2**10
+    """Bytes of acknowledgements and resets, of which the client is the cause, that wait for `take_output`."""
