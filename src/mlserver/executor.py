@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlserver.batching.merge import fits, merge, merge_values, rows_of
 from mlserver.cloudevents import CLOUDEVENTS_HEADER_TYPE, CLOUDEVENTS_HEADERS, CloudEventsTypes
@@ -25,28 +25,31 @@ from mlserver.model import MLModel, promises
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters
 from mlserver.types.base import set_field
 from mlserver.utils import generate_uuid
-from mlserver.wire import json as wire
+from mlserver.wire.formats import Body, Format, Payload, WireName, wire_of
 from mlserver.wire.forms import Form, Forms
 
-__all__ = ["Call", "Executor", "Reply", "Stages"]
+__all__ = ["Call", "Executor", "Fault", "Reply", "Stages", "describe", "failure"]
 
 
 @dataclass(slots=True)
 class Call:
-    """One inference request as it arrived: a V2 JSON body and the transport's headers, lower-case names."""
+    """One inference request as it arrived: a body, the transport's headers (lower-case names), and what
+    format the body has.
+    """
 
-    body: bytes | bytearray
-    headers: dict[str, str]
+    body: Body
+    headers: dict[str, Any]
+    wire: WireName = "json"
 
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back: an HTTP-style status, a JSON body, and for a success the request's id and the headers
-    that the model set.
+    """What goes back: an HTTP-style status, a body in the format of the call, and for a success the
+    request's id and the headers that the model set.
     """
 
     status: int
-    body: bytes
+    body: Payload
     id: str | None = None
     headers: dict[str, Any] | None = None
 
@@ -65,10 +68,11 @@ class Stages:
 class _Work:
     """A call on its way through the executor: understood as a whole, or as a known form and its values."""
 
-    __slots__ = ("_request", "call", "form", "id", "reply", "rows", "values")
+    __slots__ = ("_request", "call", "form", "format", "id", "reply", "rows", "values")
 
     _request: InferenceRequest
     form: Form | None
+    format: Format
     id: str
     reply: Reply
     values: list[Any]
@@ -82,12 +86,12 @@ class _Work:
     def request(self) -> InferenceRequest:
         """Raises InvalidRequest."""
         if self.form is not None:
-            self.request = wire.decode_request(self.call.body)
+            self.decode()
         return self._request
 
-    @request.setter
-    def request(self, request: InferenceRequest) -> None:
-        self._request = request
+    def decode(self) -> None:
+        """Understand it as a whole. Raises InvalidRequest."""
+        self._request, self.format = wire_of(self.call.wire).decode(self.call.body)
         self.form = None
 
 
@@ -127,27 +131,39 @@ class Executor:
         self.stages.calls += len(calls)
         return [work.reply for work in works]
 
-    async def stream(self, call: Call) -> AsyncIterator[bytes]:
-        """The model's responses to one request, each as JSON. Raises what decoding or the model raises."""
-        request = wire.decode_request(call.body)
-        if request.id is None:
-            request.id = generate_uuid()
-        self._show_headers(request, {**call.headers, **self._events}, request.id)
+    async def stream(self, calls: AsyncIterator[Call]) -> AsyncIterator[Reply]:
+        """The model's responses to a stream of requests, in the format of the first, whose id all have.
+
+        Raises what decoding or the model raises.
+        """
+        first = await anext(calls, None)
+        if first is None:
+            raise InvalidRequest("a stream has at least one request", status_code=400)
+        request, format = wire_of(first.wire).decode(first.body)
+        request_id = generate_uuid() if request.id is None else request.id
+
+        def shown(request: InferenceRequest, call: Call) -> InferenceRequest:
+            set_field(request, "id", request_id)
+            self._show_headers(request, {**call.headers, **self._events}, request_id)
+            return request
 
         async def requests() -> AsyncIterator[InferenceRequest]:
-            yield request
+            yield shown(request, first)
+            async for call in calls:
+                yield shown(wire_of(call.wire).decode(call.body)[0], call)
 
-        request_id_var.set(request.id)
+        request_id_var.set(request_id)
         with model_context(self.model.settings):
             items = self.model.predict_stream(requests())
             try:
                 async for item in items:
                     response = _checked(item, self.model)
-                    response.id = request.id
-                    # There is no other place for headers: those of HTTP have long been sent.
-                    own = response.parameters.headers if response.parameters is not None else None
-                    self._show_headers(response, {**(own or {}), **self._response_events}, request.id)
-                    yield wire.encode_response(response)
+                    response.id = request_id
+                    headers = response.parameters.headers if response.parameters is not None else None
+                    if first.wire == "json":
+                        # There is no other place for headers: those of HTTP have long been sent.
+                        self._show_headers(response, {**(headers or {}), **self._response_events}, request_id)
+                    yield Reply(200, format.encode(response), request_id, headers)
             finally:
                 # Whoever closes this stream waits for what the model has in its own `finally`.
                 if isinstance(items, AsyncGenerator):
@@ -158,19 +174,22 @@ class Executor:
     def _decode(self, work: _Work) -> bool:
         """Whether there is a request to answer; where not, the reply says why."""
         try:
-            request = work.request = wire.decode_request(work.call.body)
+            work.decode()
         except Exception as exc:
-            work.reply = _failure(exc)
+            work.reply = failure(work.call, exc)
             return False
-        work.id = generate_uuid() if request.id is None else request.id
+        given = work.request.id
+        work.id = generate_uuid() if given is None else given
         return True
 
     def _recognise(self, work: _Work) -> bool:
         """Whether the request has a form that is known."""
-        known = self._forms.read(work.call.body)
+        call = work.call
+        known = self._forms.read(call.body) if call.wire == "json" else None
         if known is None:
             return False
         work.form, work.values = known
+        work.format = wire_of("json")  # type: ignore[assignment]
         work.id = generate_uuid()
         return True
 
@@ -196,6 +215,7 @@ class Executor:
             if key is None:
                 groups.append([work])
                 continue
+            key = (work.format, *key)
             if not self._merge_across_headers:
                 key = (*key, _steering_headers(work.call))
             group = filling.get(key)
@@ -216,14 +236,15 @@ class Executor:
         key = fits(work.request)
         if key is not None:
             work.rows = rows_of(work.request)
-            self._forms.learn(work.call.body, work.request, key)
+            if work.call.wire == "json":
+                self._forms.learn(work.call.body, work.request, key)
         return key
 
     # predict, split and encode
 
     async def _answer(self, group: Sequence[_Work]) -> None:
         started = predicted = time.perf_counter()
-        failure: BaseException | None = None
+        fault: BaseException | None = None
         try:
             last = group[-1]
             if len(group) == 1:
@@ -239,10 +260,10 @@ class Executor:
             predicted = time.perf_counter()
             self._encode(group, response)
         except (Exception, SystemExit) as exc:
-            failure = exc
-        if failure is not None and len(group) == 1:
-            group[0].reply = _failure(failure)
-        elif failure is not None:
+            fault = exc
+        if fault is not None and len(group) == 1:
+            group[0].reply = failure(group[0].call, fault)
+        elif fault is not None:
             half = len(group) // 2
             await self._answer(group[:half])
             await self._answer(group[half:])
@@ -253,11 +274,13 @@ class Executor:
     def _encode(self, group: Sequence[_Work], response: InferenceResponse) -> None:
         headers = _take_headers(response)
         ids = [work.id for work in group]
+        format = group[0].format
+        bodies: Sequence[Payload]
         if len(group) == 1:
             set_field(response, "id", ids[0])
-            bodies = [wire.encode_response(response)]
+            bodies = [format.encode(response)]
         else:
-            bodies = wire.encode_split(response, [work.rows for work in group], ids)
+            bodies = format.encode_split(response, [work.rows for work in group], ids)
         for work, body in zip(group, bodies, strict=True):
             work.reply = Reply(200, body, work.id, headers)
 
@@ -305,19 +328,29 @@ def _take_headers(response: InferenceResponse) -> dict[str, Any] | None:
     return headers
 
 
-def _failure(exc: BaseException) -> Reply:
-    return Reply(*describe(exc))
+def failure(call: Call, exc: BaseException) -> Reply:
+    """The reply to a call that failed."""
+    status, text, details = describe(exc)
+    return Reply(status, wire_of(call.wire).encode_error(text, details))
 
 
-def describe(exc: BaseException) -> tuple[int, bytes]:
-    """Status and body for an error. What is nobody's business outside is logged here and not told."""
+class Fault(NamedTuple):
+    """What a caller is told of an error: an HTTP-style status, a text, and where in its request it is."""
+
+    status: int
+    text: str
+    details: list[dict[str, Any]] | None = None
+
+
+def describe(exc: BaseException) -> Fault:
+    """What to tell of an error. What is nobody's business outside is logged here and not told."""
     if isinstance(exc, InvalidRequest):
-        return exc.status_code, wire.encode_error(str(exc), exc.details)
+        return Fault(exc.status_code, str(exc), exc.details)
     if isinstance(exc, MLServerError):
         status: Any = exc.status_code  # user code may put anything there
         final = isinstance(status, int) and 200 <= status <= 599
-        return status if final else 500, wire.encode_error(str(exc))
+        return Fault(status if final else 500, str(exc))
     if isinstance(exc, asyncio.CancelledError):
-        return 499, wire.encode_error("the request was cancelled")
+        return Fault(499, "the request was cancelled")
     logger.error("the model failed to answer a request", exc_info=exc)
-    return 500, wire.encode_error("Internal Server Error")
+    return Fault(500, "Internal Server Error")

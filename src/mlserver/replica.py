@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserver.context import model_context
 from mlserver.errors import ModelNotFound, QueueFull
-from mlserver.executor import Call, Executor, Reply, describe
+from mlserver.executor import Call, Executor, Reply, failure
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
 
 if TYPE_CHECKING:
     from mlserver.settings import ModelSettings
 
-__all__ = ["Replica", "Waiting"]
+__all__ = ["Calls", "Replica", "Waiting"]
 
 T = TypeVar("T")
 
@@ -58,6 +58,64 @@ class Waiting:
     def settle(self, reply: Reply) -> None:
         """Called on the front's loop, unless the caller has left."""
         raise NotImplementedError
+
+
+class Calls:
+    """A stream of calls: a transport puts them in on its loop, a model takes them out on its own."""
+
+    def __init__(self, *calls: Call, ended: bool = False) -> None:
+        self._calls = deque(calls)
+        self._ended = ended
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @classmethod
+    def of(cls, call: Call) -> Calls:
+        """A single one."""
+        return cls(call, ended=True)
+
+    def put(self, call: Call) -> None:
+        self._calls.append(call)
+        self._wake()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended = True
+        self._wake()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._woken)
+            except RuntimeError:
+                pass  # the model has been unloaded since
+
+    # On the model's loop
+
+    def belong_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop on which they will be taken out. Before that happens."""
+        self._loop = loop
+
+    def _woken(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[Call]:
+        return self._take_out()
+
+    async def _take_out(self) -> AsyncIterator[Call]:
+        assert self._loop is not None
+        while True:
+            while self._calls:
+                yield self._calls.popleft()
+            if self._ended and not self._calls:
+                return
+            # Whoever puts one in from here on wakes this up, which cannot happen before it waits.
+            self._waiter = self._loop.create_future()
+            await self._waiter
 
 
 class Replica:
@@ -325,14 +383,15 @@ class Replica:
 
     # Streams
 
-    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """The replies to a streaming call, each one JSON body.
+    def stream(self, calls: Calls) -> AsyncGenerator[Reply, None]:
+        """The replies to a stream of calls.
 
         Closing the generator cancels the model's side.
         """
         if self._executor is None:
             raise ModelNotFound(self.settings.name, self.settings.version)
-        return self.iterate(self._executor.stream(call))
+        calls.belong_to(self._loop)
+        return self.iterate(self._executor.stream(aiter(calls)))
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """The items of a generator of the model's, which runs where all its code runs.
@@ -395,7 +454,7 @@ def _cut_short(waiting: Waiting, exc: asyncio.CancelledError) -> Reply:
         return Reply(499, b"")
     error = RuntimeError("predict() was cancelled")
     error.__cause__ = exc
-    return Reply(*describe(error))
+    return failure(waiting.call, error)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -22,7 +22,7 @@ from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.executor import Call, Reply, describe
 from mlserver.model import MLModel, describe_model
 from mlserver.registry import LoadedModel, ModelRegistry
-from mlserver.replica import Replica, Waiting
+from mlserver.replica import Calls, Replica, Waiting
 from mlserver.types import (
     MetadataModelResponse,
     MetadataServerResponse,
@@ -126,8 +126,8 @@ class Service:
             raise
         return inference
 
-    async def infer_stream(self, target: Target, call: Call) -> AsyncGenerator[bytes, None]:
-        """The model's replies to one request, each a JSON body.
+    async def infer_stream(self, target: Target, calls: Calls) -> AsyncGenerator[Reply, None]:
+        """The model's replies to a stream of requests.
 
         Raises what `infer` raises, and MLServerError when the model fails, before the first reply or later.
         """
@@ -139,15 +139,15 @@ class Service:
         started = _now()
         succeeded = False
         try:
-            async with aclosing(replica.stream(call)) as replies:
+            async with aclosing(replica.stream(calls)) as replies:
                 async for reply in replies:
                     yield reply
             succeeded = True
         except MLServerError:
             raise
         except Exception as exc:
-            status, _ = describe(exc)
-            raise MLServerError("Internal Server Error", status) from exc
+            status, text, _ = describe(exc)
+            raise MLServerError(text, status) from exc
         finally:
             target.counters.observe(succeeded, _now() - started)
 

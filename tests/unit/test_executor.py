@@ -312,9 +312,14 @@ def test_stages_add_up() -> None:
 # Streams
 
 
+async def calls(*items: Call) -> AsyncIterator[Call]:
+    for item in items:
+        yield item
+
+
 def stream(runner: Executor, one: Call) -> list[Any]:
     async def collect() -> list[Any]:
-        return [json.loads(item) async for item in runner.stream(one)]
+        return [json.loads(item.body) async for item in runner.stream(calls(one))]
 
     return asyncio.run(collect())
 
@@ -345,8 +350,8 @@ def test_a_stream_raises_what_the_model_raises_after_what_it_gave() -> None:
     runner, _ = executor(Streams)
 
     async def main() -> None:
-        items = runner.stream(call(1, 66))
-        assert json.loads(await anext(items))["outputs"][0]["data"] == [1]
+        items = runner.stream(calls(call(1, 66)))
+        assert json.loads((await anext(items)).body)["outputs"][0]["data"] == [1]
         with pytest.raises(MLServerError, match="enough"):
             await anext(items)
 

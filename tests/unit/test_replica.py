@@ -18,7 +18,7 @@ import pytest
 from mlserver import MLModel, ModelSettings
 from mlserver.errors import MLServerError, ModelNotFound, QueueFull
 from mlserver.executor import Call, Reply
-from mlserver.replica import Replica, Waiting
+from mlserver.replica import Calls, Replica, Waiting
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 TIMEOUT = 10.0
@@ -451,7 +451,7 @@ async def test_close_waits_for_what_is_in_flight_then_unloads_then_the_thread_en
         with pytest.raises(ModelNotFound):
             await loaded.on_model_loop(model.metadata())
         with pytest.raises(ModelNotFound):
-            loaded.stream(Caller().call)
+            loaded.stream(Calls.of(Caller().call))
         loaded.close = _nothing  # type: ignore[method-assign]
 
 
@@ -501,7 +501,7 @@ async def test_nothing_keeps_a_closed_model_alive(cls: type[Model]) -> None:
     gone = weakref.ref(await loaded.load())
     for _ in range(3):
         await submit(loaded, 1)[0].status()
-    assert len([item async for item in loaded.stream(Caller(2).call)]) >= 1
+    assert len([item async for item in loaded.stream(Calls.of(Caller(2).call))]) >= 1
     await loaded.close()
     await until(lambda: not loaded._thread.is_alive(), "its thread ends")
     await asyncio.sleep(0)
@@ -514,7 +514,7 @@ async def test_nothing_keeps_a_closed_model_alive(cls: type[Model]) -> None:
 
 async def test_a_stream_runs_on_the_model_s_thread() -> None:
     async with replica(Streams) as (loaded, model):
-        items = [json.loads(item) async for item in loaded.stream(Caller(2).call)]
+        items = [json.loads(item.body) async for item in loaded.stream(Calls.of(Caller(2).call))]
         assert [item["outputs"][0]["data"] for item in items] == [[2], [2]]
         assert set(model.threads["predict"]) == {loaded._thread}
 
@@ -523,13 +523,16 @@ async def test_a_stream_raises_what_the_model_raised_after_what_it_gave() -> Non
     async with replica(Streams) as (loaded, _):
         got = []
         with pytest.raises(MLServerError, match="enough"):
-            async for item in loaded.stream(Caller(3).call):
+            async for item in loaded.stream(Calls.of(Caller(3).call)):
                 got.append(item)  # noqa: PERF401 - it raises
         assert len(got) == 3
 
 
 async def test_a_stream_runs_ahead_of_a_slow_client_by_a_little_alone() -> None:
-    async with replica(Streams) as (loaded, model), aclosing(loaded.stream(Caller(-1).call)) as items:
+    async with (
+        replica(Streams) as (loaded, model),
+        aclosing(loaded.stream(Calls.of(Caller(-1).call))) as items,
+    ):
         await anext(items)
         await until(lambda: model.given >= 8, "it runs ahead")
         for _ in range(20):  # turns of both loops in which it could
@@ -542,7 +545,7 @@ async def test_a_stream_runs_ahead_of_a_slow_client_by_a_little_alone() -> None:
 
 async def test_closing_a_stream_closes_the_model_s_generator_before_it_is_unloaded() -> None:
     async with replica(Streams) as (loaded, model):
-        items = loaded.stream(Caller(-1).call)
+        items = loaded.stream(Calls.of(Caller(-1).call))
         await anext(items)
         await items.aclose()
     assert model.ended.is_set()
@@ -552,7 +555,7 @@ async def test_closing_a_stream_closes_the_model_s_generator_before_it_is_unload
 
 async def test_close_waits_for_a_stream_that_is_read() -> None:
     async with replica(Streams) as (loaded, model):
-        items = loaded.stream(Caller(2).call)
+        items = loaded.stream(Calls.of(Caller(2).call))
         await anext(items)
         closing = asyncio.ensure_future(loaded.close())
         await until(model.ended.is_set, "the model has given all")

@@ -18,7 +18,7 @@ from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady, QueueFu
 from mlserver.executor import Call, Reply
 from mlserver.metrics import RequestMetrics
 from mlserver.registry import ModelRegistry
-from mlserver.replica import Replica
+from mlserver.replica import Calls, Replica
 from mlserver.repository import ModelRepository
 from mlserver.service import Service, Target
 from mlserver.settings import ModelParameters
@@ -165,13 +165,13 @@ async def test_what_cannot_be_asked_is_a_failure_that_is_counted(service: Servic
         service.infer(Target("n", "3"), call(1), print)
     assert counts(service, "n", "3") == (0, 1)
     with pytest.raises(ModelNotFound):
-        await anext(service.infer_stream(Target("n", "3"), call(1)))
+        await anext(service.infer_stream(Target("n", "3"), Calls.of(call(1))))
     assert counts(service, "n", "3") == (0, 2)
     await service.registry.load(entry("1", ready=False))
     with pytest.raises(ModelNotReady):
         service.infer(Target("m", "1"), call(1), print)
     with pytest.raises(ModelNotReady):
-        await anext(service.infer_stream(Target("m", "1"), call(1)))
+        await anext(service.infer_stream(Target("m", "1"), Calls.of(call(1))))
     assert counts(service, "m", "1") == (0, 2)
 
 
@@ -207,13 +207,13 @@ async def test_an_abandoned_inference_is_neither_answered_nor_counted(service: S
 async def test_streams_are_counted_when_they_end(service: Service) -> None:
     await service.registry.load(entry())
     target = Target("m", None)
-    assert len([item async for item in service.infer_stream(target, call(1))]) == 1
+    assert len([item async for item in service.infer_stream(target, Calls.of(call(1)))]) == 1
     assert counts(service) == (1, 0)
     with pytest.raises(MLServerError, match=r"^Internal Server Error$") as caught:
-        await anext(service.infer_stream(target, call(66)))
+        await anext(service.infer_stream(target, Calls.of(call(66))))
     assert caught.value.status_code == 500
     assert counts(service) == (1, 1)
-    async with aclosing(service.infer_stream(target, Call(b"{", {}))) as items:
+    async with aclosing(service.infer_stream(target, Calls.of(Call(b"{", {})))) as items:
         with pytest.raises(MLServerError) as caught:
             await anext(items)
     assert caught.value.status_code == 422

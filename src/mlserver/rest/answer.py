@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+from mlserver.executor import describe
+from mlserver.wire.json import encode_error
+
 __all__ = [
     "BODILESS",
     "FRAMING",
@@ -15,6 +18,7 @@ __all__ = [
     "checked_headers",
     "encode_headers",
     "event_lines",
+    "failed",
     "final_status",
     "may_compress",
     "status_line",
@@ -36,6 +40,12 @@ _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status  # type: ignore[call-overload]
+
+
+def failed(exc: BaseException) -> tuple[int, bytes]:
+    """Status and JSON body that tell of an error."""
+    status, text, details = describe(exc)
+    return status, encode_error(text, details)
 
 
 def may_compress(headers: Headers) -> bool:

@@ -26,7 +26,9 @@ from mlserver.cloudevents import (
     model_headers,
 )
 from mlserver.errors import InvalidRequest
-from mlserver.executor import Call, Reply, describe
+from mlserver.executor import Call, Reply
+from mlserver.replica import Calls
+from mlserver.rest.answer import failed
 from mlserver.rest.custom import CustomHandlers
 from mlserver.rest.responses import Response
 from mlserver.service import Inference, Service, Target
@@ -150,7 +152,7 @@ def _error(exc: Exception) -> PlainResponse:
         # `detail` is what clients of older servers read.
         content = {"error": exc.detail, "detail": exc.detail}
         return Response(content, exc.status_code, headers=dict(exc.headers or {}))
-    status, body = describe(exc)
+    status, body = failed(exc)
     return PlainResponse(body, status, media_type="application/json")
 
 
@@ -214,7 +216,7 @@ class _Endpoints:
             raise
 
     async def infer_stream(self, request: Request) -> PlainResponse:
-        replies = self._service.infer_stream(Target(*_model(request)), await _call(request))
+        replies = self._service.infer_stream(Target(*_model(request)), Calls.of(await _call(request)))
         # Waited for here: an error before the first event has a status of its own.
         first = await _while_connected(request, anext(replies, None))
         return StreamingResponse(_events(first, replies), media_type="text/event-stream")
@@ -285,12 +287,13 @@ async def _call(request: Request) -> Call:
     return Call(await request.body(), headers)
 
 
-async def _events(reply: bytes | None, replies: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _events(reply: Reply | None, replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(replies):
         try:
             while reply is not None:
-                yield b"data: %b\n\n" % reply
+                body: Any = reply.body  # of a call in JSON, so are the replies
+                yield b"data: %b\n\n" % body
                 reply = await anext(replies, None)
         except Exception as exc:
-            yield b"data: %b\n\n" % describe(exc)[1]
+            yield b"data: %b\n\n" % failed(exc)[1]
             raise

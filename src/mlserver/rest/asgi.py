@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from mlserver.executor import describe
-from mlserver.rest.answer import BODILESS, JSON_HEADERS, Headers, checked_headers, final_status, value_of
+from mlserver.rest.answer import (
+    BODILESS,
+    JSON_HEADERS,
+    Headers,
+    checked_headers,
+    failed,
+    final_status,
+    value_of,
+)
 from mlserver.rest.head import Head
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ class AppRun:
             if self._gone:
                 return
             if not self.streaming and not self._finished:
-                self._status, body = describe(exc)
+                self._status, body = failed(exc)
                 self._finish(JSON_HEADERS, body)
                 return
             if self._status < 500:  # else it was told, and logged

@@ -22,10 +22,10 @@ import math
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from mlserver.executor import Call, Reply, describe
+from mlserver.executor import Call, Reply
 from mlserver.rest.answer import (
     BODILESS,
     FRAMING,
@@ -33,6 +33,7 @@ from mlserver.rest.answer import (
     Headers,
     encode_headers,
     event_lines,
+    failed,
     may_compress,
     status_line,
     value_of,
@@ -403,7 +404,8 @@ class HttpProtocol(asyncio.Protocol):
             return
         route = head.infer
         assert route is not None
-        status, body = reply.status, reply.body
+        status = reply.status
+        body: Any = reply.body  # of a call in JSON, so is the reply: bytes
         if status != 200:
             self.respond(status, JSON_HEADERS, body, route.template)
             return
@@ -422,7 +424,7 @@ class HttpProtocol(asyncio.Protocol):
         self._done(200, route.template)
 
     def respond_failure(self, exc: Exception, template: str | None = None) -> None:
-        status, body = describe(exc)
+        status, body = failed(exc)
         self.respond(status, JSON_HEADERS, body, template)
 
     def respond(

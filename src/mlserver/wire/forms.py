@@ -17,6 +17,7 @@ import msgspec
 
 from mlserver.errors import InvalidRequest
 from mlserver.types import InferenceRequest
+from mlserver.wire.formats import Body
 from mlserver.wire.json import decode_request
 
 __all__ = ["Form", "Forms"]
@@ -57,7 +58,7 @@ class Forms:
     def __init__(self) -> None:
         self._by_start: dict[bytes, Form] = {}
 
-    def read(self, body: bytes | bytearray) -> tuple[Form, list[Any]] | None:
+    def read(self, body: Body) -> tuple[Form, list[Any]] | None:
         """The form of a body, and its values, as many as its shape has; None without a known form."""
         if len(body) > _LARGEST_BODY or not isinstance(body, bytes):
             return None
@@ -71,7 +72,7 @@ class Forms:
             return None
         return (form, values) if type(values) is list and len(values) == form.size else None
 
-    def learn(self, body: bytes | bytearray, request: InferenceRequest, key: tuple[Any, ...]) -> None:
+    def learn(self, body: Body, request: InferenceRequest, key: tuple[Any, ...]) -> None:
         """Remember the form of a body that was decoded as `request`, if it has one: one tensor, no id.
 
         key: of `batching.merge.fits`.
