@@ -110,7 +110,14 @@ class InThread(Served):
 @contextmanager
 def serving(folder: Path | None = None, *, load: bool = True, **settings: Any) -> Iterator[InThread]:
     """Serve the models below `folder`, ready when this yields. `load`: whether to load them at start-up."""
-    values = {"host": "127.0.0.1", "http_port": 0, "metrics_port": 0, "parallel_workers": 0, **settings}
+    values = {
+        "host": "127.0.0.1",
+        "http_port": 0,
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "parallel_workers": 0,
+        **settings,
+    }
     values["model_repository_root"] = str(folder or Path(__file__).parent / "nowhere")
     values["load_models_at_startup"] = load
     ready = threading.Event()

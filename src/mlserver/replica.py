@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserver.context import model_context
 from mlserver.errors import ModelNotFound, QueueFull
-from mlserver.executor import Call, Executor, Reply, failure
+from mlserver.executor import Call, Executor, Reply, Stages, failure
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
 
@@ -250,6 +250,11 @@ class Replica:
         task = waiting.task
         if task is not None:
             self._loop.call_soon_threadsafe(task.cancel)
+
+    @property
+    def stages(self) -> Stages:
+        """Where its time went so far."""
+        return self._executor.stages if self._executor is not None else Stages()
 
     @property
     def queue_length(self) -> int:

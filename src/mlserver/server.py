@@ -26,7 +26,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT")
 class MLServer:
     """A server for the models of one repository. Make it inside a running event loop.
 
-    http_port, metrics_port: where it listens, once `listening` is set; None for what is switched off.
+    http_port, grpc_port, metrics_port: where it listens, once `listening` is set; None for what is off.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +39,7 @@ class MLServer:
         # Models run in this process, whatever `parallel_workers` says, and so do their metrics.
         configure_metrics(settings.model_copy(update={"parallel_workers": 0}))
         self.http_port: int | None = None
+        self.grpc_port: int | None = None
         self.metrics_port: int | None = None
         self.listening = asyncio.Event()
         self._stop_requested = asyncio.Event()
@@ -63,6 +64,7 @@ class MLServer:
 
         Raises StartError when a port is taken or a model cannot be loaded.
         """
+        from mlserver.grpc.server import GrpcServer
         from mlserver.metrics.server import MetricsServer, metrics_route
         from mlserver.rest.app import create_app
         from mlserver.rest.custom import CustomHandlers
@@ -78,13 +80,17 @@ class MLServer:
             settings, create_app(self.service, settings, custom, extra), self.service, self._metrics
         )
         registry.on_unloaded.append(http.forget)
+        grpc = GrpcServer(settings, self.service, self._metrics if settings.metrics_endpoint else None)
+        registry.on_unloaded.append(grpc.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
         self._handle_signals()
         try:
             self.http_port = await http.start(settings.host, settings.http_port, "HTTP")
+            self.grpc_port = await grpc.start(settings.host, settings.grpc_port)
             if metrics is not None:
                 self.metrics_port = await metrics.start()
             logger.info("REST: http://%s:%d", settings.host, self.http_port)
+            logger.info("gRPC: %s:%d", settings.host, self.grpc_port)
             if self.metrics_port is not None:
                 logger.info(
                     "metrics: http://%s:%d%s", settings.host, self.metrics_port, settings.metrics_endpoint
@@ -96,7 +102,7 @@ class MLServer:
                 await self._stop_requested.wait()
         finally:
             self.service.stopping = True
-            await http.stop(settings.shutdown_timeout)
+            await asyncio.gather(http.stop(settings.shutdown_timeout), grpc.stop(settings.shutdown_timeout))
             await _within(settings.shutdown_timeout, registry.close())
             if metrics is not None:
                 await metrics.stop()

@@ -46,10 +46,12 @@ class Target:
     Remembers what it found for as long as the registry does not change.
     """
 
-    __slots__ = ("_age", "_loaded", "counters", "name", "version")
+    __slots__ = ("_age", "_loaded", "counters", "label", "name", "version")
 
-    def __init__(self, name: str, version: str | None) -> None:
+    def __init__(self, name: str, version: str | None, label: str | None = None) -> None:
+        """label: the version as metrics show it, where that is not its text."""
         self.name = name
+        self.label = str(version) if label is None else label
         self.version = version
         self._age = -1
         self._loaded: LoadedModel
@@ -60,7 +62,7 @@ class Target:
         registry = service.registry
         if self._age != registry.age:
             self._loaded = registry.find(self.name, self.version)
-            self.counters = service.metrics.model(self.name, str(self.version))
+            self.counters = service.metrics.model(self.name, self.label)
             self._age = registry.age
         loaded = self._loaded
         if not loaded.ready:
@@ -153,7 +155,7 @@ class Service:
 
     def _count_refusal(self, target: Target, exc: MLServerError) -> None:
         known = not isinstance(exc, ModelNotFound)
-        self.metrics.model(target.name, str(target.version), known).observe(False, 0.0)
+        self.metrics.model(target.name, target.label, known).observe(False, 0.0)
 
     def live(self) -> bool:
         return True

@@ -185,7 +185,19 @@ class Settings(_Base):
     """Port of the gRPC API."""
 
     grpc_max_message_length: int | None = None
-    """Largest gRPC message in bytes, in and out; -1 is unlimited, null is what gRPC chooses (4 MiB in)."""
+    """Largest gRPC message in bytes, in and out; -1 is unlimited, null is 100 MiB."""
+
+    grpc_max_concurrent_streams: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1000
+    """Calls at a time on one gRPC connection; more are refused, and clients wait with them."""
+
+    grpc_keepalive_time: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without a byte after which a gRPC client is asked for a sign of life."""
+
+    grpc_keepalive_timeout: Annotated[float, Field(gt=0)] = 20.0
+    """Seconds that it has for that before its connection is closed."""
+
+    grpc_max_connection_age: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which a gRPC connection is asked to come back as a new one; null is never."""
 
     # Limits of HTTP
 

@@ -49,7 +49,7 @@ def test_R10_a_model_that_failed_stays_listed_with_its_error(repository: Reposit
     ended(process)
 
 
-@pytest.mark.parametrize("setting", ["http_port", "metrics_port"])
+@pytest.mark.parametrize("setting", ["http_port", "grpc_port", "metrics_port"])
 def test_R11_a_taken_port_is_one_line_and_a_quick_end(repository: Repository, setting: str) -> None:
     repository.add("slow", "SlowlyBad")
     with taken_port() as port:

@@ -247,7 +247,8 @@ def test_everything_is_shown_when_debugging(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "label", "code"), [("http_port", "HTTP", 3), ("metrics_port", "metrics", 3)]
+    ("setting", "label", "code"),
+    [("http_port", "HTTP", 3), ("grpc_port", "gRPC", 1), ("metrics_port", "metrics", 3)],
 )
 def test_a_port_that_is_taken(repository: Repository, setting: str, label: str, code: int) -> None:
     repository.add("good", "Good")

@@ -77,6 +77,10 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "http_body_timeout": 30.0,
     "http_keep_alive": 5.0,
     "http_max_connections": None,
+    "grpc_max_concurrent_streams": 1000,
+    "grpc_keepalive_time": 300.0,
+    "grpc_keepalive_timeout": 20.0,
+    "grpc_max_connection_age": None,
     "shutdown_timeout": 30.0,
     "max_queue_size": 0,
 }

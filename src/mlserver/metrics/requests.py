@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-__all__ = ["BUCKETS", "Gauge", "Histogram", "ModelCounters", "RequestMetrics", "RouteCounters"]
+__all__ = [
+    "BUCKETS",
+    "Gauge",
+    "Histogram",
+    "MethodCounters",
+    "ModelCounters",
+    "RequestMetrics",
+    "RouteCounters",
+]
 
 # Upper bounds; Prometheus' own defaults, which dashboards of existing users rely on.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, math.inf)
@@ -55,6 +63,23 @@ class RouteCounters(Histogram):
     """Requests of one method to one route that got one status, by their duration in seconds."""
 
     __slots__ = ()
+
+
+class MethodCounters(Histogram):
+    """Calls of one gRPC method: how many began, how they ended and after how long; messages of streams."""
+
+    __slots__ = ("handled", "received", "sent", "started")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = 0
+        self.handled: dict[str, int] = {}  # by the name of the status code
+        self.received = 0
+        self.sent = 0
+
+    def ended(self, code: str, seconds: float) -> None:
+        self.handled[code] = self.handled.get(code, 0) + 1
+        self.observe(seconds)
 
 
 class ModelCounters:
@@ -104,6 +129,7 @@ class RequestMetrics:
         self._models: dict[tuple[str, str], ModelCounters] = {}
         self._routes: dict[tuple[str, str, int], RouteCounters] = {}
         self._in_progress: dict[str, Gauge] = {}
+        self._methods: dict[tuple[str, str, str], MethodCounters] = {}
         self._batch_queues: dict[tuple[str, str], Histogram] = {}
         self._parallel_queue: Histogram | None = None
 
@@ -136,6 +162,10 @@ class RequestMetrics:
             gauge = self._in_progress.setdefault(_known(method), Gauge())
         return gauge
 
+    def grpc_method(self, kind: str, service: str, name: str) -> MethodCounters:
+        """kind: `UNARY`, `BIDI_STREAMING` and so on."""
+        return self._methods.setdefault((kind, service, name), MethodCounters())
+
     def batch_queue(self, name: str, version: str) -> Histogram:
         """Requests that wait for a batch, as seen by each that joins them. version: `""` for none."""
         histogram = self._batch_queues.get((name, version))
@@ -154,6 +184,7 @@ class RequestMetrics:
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_models()
         yield from self._collect_routes()
+        yield from self._collect_methods()
         yield _histogram(
             "batch_request_queue",
             "Requests waiting for a batch, at the arrival of one.",
@@ -214,6 +245,30 @@ class RequestMetrics:
         for method, gauge in list(self._in_progress.items()):
             in_progress.add_metric((method, self.app_name), gauge.value)
         yield in_progress
+
+    def _collect_methods(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        labels = ("grpc_type", "grpc_service", "grpc_method")
+        started = CounterMetricFamily("grpc_server_started", "gRPC calls that began.", labels=labels)
+        handled = CounterMetricFamily(
+            "grpc_server_handled", "gRPC calls that ended.", labels=(*labels, "grpc_code")
+        )
+        received = CounterMetricFamily("grpc_server_msg_received", "Messages of streams.", labels=labels)
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages of reply streams.", labels=labels)
+        begun = [(key, counters) for key, counters in list(self._methods.items()) if counters.started]
+        for key, counters in begun:
+            started.add_metric(key, counters.started)
+            for code, count in list(counters.handled.items()):
+                handled.add_metric((*key, code), count)
+            if key[0] != "UNARY":
+                received.add_metric(key, counters.received)
+                sent.add_metric(key, counters.sent)
+        yield started
+        yield handled
+        yield received
+        yield sent
+        yield _histogram("grpc_server_handling_seconds", "Seconds that gRPC calls took.", labels, begun)
 
 
 def _known(method: str) -> str:

@@ -48,6 +48,7 @@ __all__ = [
     "encode_split",
     "encode_stream_error",
     "encode_stream_item",
+    "raw_tensor_offset",
     "read_head",
     "to_parameters",
 ]
@@ -151,6 +152,23 @@ def decode_request(body: Buffer) -> tuple[InferenceRequest, bool]:
                 _plans.clear()
             _plans[rest] = plan
     return _fill(plan, request_id, raws, contents), bool(raws)
+
+
+def raw_tensor_offset(start: Buffer) -> int:
+    """Where in a ModelInferRequest its first raw tensor begins, as far as its first bytes tell; else 0."""
+    at, end = 0, len(start)
+    try:
+        for _ in range(_MOST_FIELDS):
+            tag = start[at]
+            size, at = _read_varint(start, at + 1)
+            if tag == _RAW_INPUT:
+                return at
+            if tag & 0x87 != 2 or at + size >= end:
+                return 0
+            at += size
+    except (_Unexpected, IndexError):
+        pass
+    return 0
 
 
 # Where some bytes are: in what, from where, to where.

@@ -92,6 +92,11 @@ class Stream:
         return bool(self._state & _ENDED)
 
     @property
+    def answered(self) -> bool:
+        """Whether the headers of the reply were sent."""
+        return bool(self._state & _ANSWERED)
+
+    @property
     def pending(self) -> int:
         """Bytes of data that wait for the client's permission."""
         return self._queue.size if self._queue is not None else 0

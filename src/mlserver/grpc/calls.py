@@ -1,0 +1,495 @@
+"""Calls: from messages that arrive on a stream to the status that ends it.
+
+Three kinds. An inference takes the fast lane: its message goes to the service as it came, the reply is one
+`respond`; no task. Any other unary call is a coroutine in a task. So is a streaming call, which takes its
+messages from a queue.
+
+A call ends once, by `finish`, `fail` or `cancel`, whichever is first: with its answer, with a status, because
+its deadline passed, because the client reset it or left. What it had under way ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from mlserver.executor import Call as Inferring
+from mlserver.executor import Reply, describe
+from mlserver.grpc.framing import Assembler, Message, compress, decompress, prefix_of
+from mlserver.grpc.status import Code, RpcError, code_of, encode_metadata, encode_status
+from mlserver.wire.http2 import Stream
+from mlserver.wire.protobuf import read_head
+
+if TYPE_CHECKING:
+    from mlserver.grpc.connection import GrpcProtocol
+    from mlserver.grpc.server import GrpcServer
+    from mlserver.metrics.requests import MethodCounters
+    from mlserver.service import Inference
+
+__all__ = ["Call", "InferCall", "Messages", "Method", "RefusedCall", "Route", "StreamCall", "UnaryCall"]
+
+Body = bytes | bytearray | memoryview
+Pieces = list[bytes | bytearray | memoryview]
+UnaryHandler = Callable[[Body, "UnaryCall"], Awaitable[bytes]]
+StreamHandler = Callable[["Messages", "StreamCall"], AsyncGenerator[Pieces, None]]
+
+# Messages of a stream that may wait for their model before the client gets no more credit.
+_MOST_WAITING = 16
+# What waits to be sent on a stream before what answers it has to wait.
+_MOST_PENDING = 1024 * 1024
+# Below this size, compressing takes a moment, and saves nothing.
+_WORTH_COMPRESSING = 1024
+_LARGE = 64 * 1024
+
+_OK = encode_status(Code.OK)
+_ID = b"\x00\x05ce-id"
+_REQUEST_ID = b"\x00\x0cce-requestid"
+
+
+class Method:
+    """One method of a service. `call`: what answers it. `handler`: see the kind of call."""
+
+    __slots__ = ("call", "counters", "handler", "kind", "name", "service")
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        call: type[Call],
+        handler: UnaryHandler | StreamHandler | None = None,
+        kind: str = "UNARY",
+    ) -> None:
+        self.service = service
+        self.name = name
+        self.call = call
+        self.handler = handler
+        self.kind = kind
+        self.counters: MethodCounters | None = None
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+class Route:
+    """What equal headers have in common: method, metadata, time, codings."""
+
+    __slots__ = ("accepts", "call", "coding", "head", "metadata", "method", "timeout")
+
+    def __init__(
+        self,
+        call: Callable[[GrpcProtocol, Stream, Route], Call],
+        method: Method | None,
+        metadata: dict[str, Any],
+        timeout: float | None,
+        coding: str | None,
+        accepts: frozenset[str],
+        head: bytes,
+    ) -> None:
+        self.call = call
+        self.method = method
+        self.metadata = metadata
+        self.timeout = timeout  # seconds
+        self.coding = coding  # of compressed messages
+        self.accepts = accepts
+        self.head = head  # header block of replies
+
+
+class Call:
+    """What all kinds have in common: the deadline, the end, the count."""
+
+    __slots__ = ("_assembler", "_connection", "_over", "_started", "deadline", "route", "stream")
+
+    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._connection = connection
+        self.stream = stream
+        self.route = route
+        self._over = False
+        self._assembler: Assembler | None = None
+        self._started = time.perf_counter()
+        self.deadline: int | None = None  # in which slot of `Deadlines`
+        if route.method is not None and route.method.counters is not None:
+            route.method.counters.started += 1
+        if route.timeout is not None:
+            self._server.deadlines.add(self, route.timeout)
+
+    @property
+    def _server(self) -> GrpcServer:
+        return self._connection._server
+
+    # From the client
+
+    def data(self, chunk: memoryview) -> None:
+        """Part of the request's messages; a view that is gone afterwards."""
+        if self._over:
+            return
+        if self._assembler is None:
+            # Most requests are one message, and come at once.
+            size = len(chunk) - 5
+            whole = size >= 0 and not chunk[0] and size == int.from_bytes(chunk[1:5], "big")
+            if whole and size <= self._server.max_message:
+                self.message(bytes(chunk[5:]), False)
+                return
+            self._assembler = Assembler(self._server.max_message)
+        assembler, connection = self._assembler, self._connection
+        before = assembler.held
+        try:
+            messages = assembler.feed(chunk)
+            connection.held += assembler.held - before
+            if connection.held > self._server.most_held:
+                raise RpcError(Code.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
+        except RpcError as exc:
+            self.fail(exc.code, str(exc))
+            return
+        for body, compressed in messages:
+            self.message(body, compressed)
+
+    def message(self, body: Body, compressed: bool) -> None:
+        """One message of the request."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The client sends no more."""
+        if self._over:
+            return
+        if self._assembler is not None and self._assembler.incomplete:
+            self.fail(Code.INTERNAL, "the request ends within a message")
+        else:
+            self.complete()
+
+    def complete(self) -> None:
+        """The request has arrived as a whole."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """The client has given it up, or left."""
+        if not self._over:
+            self._end(Code.CANCELLED)
+
+    def writable(self) -> None:
+        """All that waited to be sent is on its way."""
+
+    # To the client
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        self.fail(Code.DEADLINE_EXCEEDED, "the deadline has passed")
+
+    def fail(self, code: Code, text: str) -> None:
+        """End with an error."""
+        self.finish(encode_status(code, text), code)
+
+    def fail_with(self, exc: BaseException) -> None:
+        """End with what an error says to callers."""
+        if isinstance(exc, RpcError):
+            self.fail(exc.code, str(exc))
+        else:
+            status, text, _ = describe(exc)
+            self.fail(code_of(status), text)
+
+    def finish(self, trailers: bytes, code: Code = Code.OK, pieces: Pieces | None = None) -> None:
+        """End with a status, behind the message of a unary reply if there is one.
+
+        trailers: the header block. pieces: of the message, with what stands before it.
+        """
+        if self._over:
+            return
+        http2, stream = self._connection.http2, self.stream
+        if pieces is None:
+            http2.send_trailers(stream, trailers if stream.answered else self.route.head + trailers)
+        elif len(pieces) == 1:
+            http2.respond(stream, self.route.head, pieces[0], trailers)
+        else:
+            http2.send_headers(stream, self.route.head)
+            http2.send_data(stream, pieces)
+            http2.send_trailers(stream, trailers)
+        self._connection.flush_later()
+        self._end(code)
+
+    def _end(self, code: Code) -> None:
+        self._over = True
+        if self.deadline is not None:
+            self._server.deadlines.remove(self)
+        if self._assembler is not None:
+            self._connection.held -= self._assembler.held
+            self._assembler = None
+        self._server.count(self.route.method, code, time.perf_counter() - self._started)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop what is under way; nobody waits for it any more."""
+
+
+class RefusedCall(Call):
+    """One that no method answers: the status is known when the headers are."""
+
+    __slots__ = ()
+
+    def data(self, chunk: memoryview) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class _OneMessage(Call):
+    """A call whose request is one message."""
+
+    __slots__ = ("_compressed", "_message")
+
+    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._message: Body | None = None
+        self._compressed = False
+        super().__init__(connection, stream, route)
+
+    def message(self, body: Body, compressed: bool) -> None:
+        if self._over:
+            return
+        if self._message is not None:
+            self.fail(Code.INTERNAL, "a unary call has one message, not several")
+            return
+        self._message, self._compressed = body, compressed
+
+    def complete(self) -> None:
+        if self._message is None:
+            self.fail(Code.INTERNAL, "a unary call has one message, there was none")
+        elif self._compressed:
+            self._server.spawn(self._decompress(self._message))
+        else:
+            self.answer(self._message)
+
+    async def _decompress(self, message: Body) -> None:
+        try:
+            plain = await unpacked(self._server, self.route, message)
+        except RpcError as exc:
+            self.fail(exc.code, str(exc))
+            return
+        if not self._over:
+            self.answer(plain)
+
+    def answer(self, message: Body) -> None:
+        raise NotImplementedError
+
+    def reply(self, pieces: Pieces, trailers: bytes) -> None:
+        """End with a message. Compressed if the request was."""
+        coding = self.route.coding
+        if self._compressed and coding in self.route.accepts and sum(map(len, pieces)) >= _WORTH_COMPRESSING:
+            self._server.spawn(self._compress_and_finish(pieces, trailers, str(coding)))
+            return
+        self._finish(pieces, trailers)
+
+    async def _compress_and_finish(self, pieces: Pieces, trailers: bytes, coding: str) -> None:
+        packed = await asyncio.to_thread(compress, coding, b"".join(pieces))
+        self._finish([packed], trailers, compressed=True)
+
+    def _finish(self, pieces: Pieces, trailers: bytes, compressed: bool = False) -> None:
+        size = sum(map(len, pieces))
+        if size > self._server.max_message:
+            limit = self._server.max_message
+            text = f"the reply has {size} bytes, `grpc_max_message_length` allows {limit:.0f}"
+            self.fail(Code.RESOURCE_EXHAUSTED, text)
+        elif size < _LARGE:
+            self.finish(trailers, Code.OK, [b"".join((prefix_of(size, compressed), *pieces))])
+        else:
+            self.finish(trailers, Code.OK, [prefix_of(size, compressed), *pieces])
+
+
+class UnaryCall(_OneMessage):
+    """A unary call that a coroutine answers: `handler(message, call)` gives the message of the reply."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._task: asyncio.Task[None] | None = None
+        super().__init__(connection, stream, route)
+
+    def answer(self, message: Body) -> None:
+        self._task = self._server.spawn(self._run(message))
+
+    async def _run(self, message: Body) -> None:
+        assert self.route.method is not None
+        handler: Any = self.route.method.handler
+        try:
+            reply = await handler(message, self)
+        except Exception as exc:
+            self._task = None
+            self.fail_with(exc)
+        else:
+            self._task = None
+            self.reply([reply], _OK)
+
+    def abandon(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class InferCall(_OneMessage):
+    """An inference: from the message to the service, from its reply to the client, without a task."""
+
+    __slots__ = ("_events", "_inference")
+
+    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._inference: Inference | None = None
+        super().__init__(connection, stream, route)
+
+    def answer(self, message: Body) -> None:
+        server = self._server
+        try:
+            name, version, _ = read_head(message)
+            target, self._events = server.target(name, version)
+            inferring = Inferring(message, self.route.metadata, "protobuf")
+            self._inference = server.service.infer(target, inferring, self._answered)
+        except Exception as exc:
+            self.fail_with(exc)
+
+    def _answered(self, reply: Reply) -> None:
+        self._inference = None
+        if self._over:
+            return
+        body: Any = reply.body
+        if reply.status != 200:
+            self.fail(code_of(reply.status), body.decode())
+            return
+        try:
+            trailers = trailers_of(reply, self._events)
+        except Exception as exc:
+            self.fail_with(exc)
+            return
+        self.reply(body if type(body) is list else [body], trailers)
+
+    def abandon(self) -> None:
+        if self._inference is not None:
+            self._inference.abandon()
+            self._inference = None
+
+
+def trailers_of(reply: Reply, events: bytes) -> bytes:
+    """The header block that ends a successful reply: status, the model's headers, CloudEvents.
+
+    Raises ValueError for headers that cannot be metadata.
+    """
+    trailers = _OK if not reply.headers else _OK + encode_metadata(reply.headers)
+    request_id = reply.id
+    if request_id and len(request_id) < 127 and request_id.isascii() and request_id.isprintable():
+        encoded = request_id.encode()
+        value = b"%c%b" % (len(encoded), encoded)
+        return b"".join((trailers, events, _ID, value, _REQUEST_ID, value))
+    return trailers + events
+
+
+class Messages:
+    """The messages of a request stream, as they come. A client that is ahead gets no more credit."""
+
+    def __init__(self, call: StreamCall) -> None:
+        self._call = call
+        self._messages: deque[Message] = deque()
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, message: Message) -> None:
+        self._messages.append(message)
+        if len(self._messages) == _MOST_WAITING:
+            self._call.hold()
+        self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[Body]:
+        while True:
+            while self._messages:
+                body, compressed = self._messages.popleft()
+                if len(self._messages) == _MOST_WAITING // 2:
+                    self._call.release()
+                yield await unpacked(self._call._server, self._call.route, body) if compressed else body
+            if self._ended:
+                return
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+
+class StreamCall(Call):
+    """A streaming call: `handler(messages, call)` gives the messages of the reply, in pieces.
+
+    trailers: the header block that ends the reply; the handler may set it.
+    """
+
+    __slots__ = ("_drained", "_messages", "_task", "trailers")
+
+    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._messages = Messages(self)
+        self._drained: asyncio.Future[None] | None = None
+        self.trailers = _OK
+        super().__init__(connection, stream, route)
+        self._task: asyncio.Task[None] = self._server.spawn(self._run())
+
+    def message(self, body: Body, compressed: bool) -> None:
+        self._count(received=1)
+        self._messages.put((body, compressed))
+
+    def complete(self) -> None:
+        self._messages.end()
+
+    async def _run(self) -> None:
+        assert self.route.method is not None
+        handler: Any = self.route.method.handler
+        try:
+            async with aclosing(handler(self._messages, self)) as replies:
+                async for pieces in replies:
+                    await self._send(pieces)
+        except Exception as exc:
+            self.fail_with(exc)
+        else:
+            self.finish(self.trailers)
+
+    async def _send(self, pieces: Pieces) -> None:
+        size = sum(map(len, pieces))
+        if size > self._server.max_message:
+            limit = self._server.max_message
+            text = f"a reply has {size} bytes, `grpc_max_message_length` allows {limit:.0f}"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        http2, stream = self._connection.http2, self.stream
+        http2.send_headers(stream, self.route.head)
+        http2.send_data(stream, [prefix_of(size), *pieces])
+        self._count(sent=1)
+        self._connection.flush_later()
+        if stream.pending > _MOST_PENDING:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def writable(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def hold(self) -> None:
+        self._connection.http2.hold(self.stream)
+
+    def release(self) -> None:
+        self._connection.http2.release(self.stream)
+        self._connection.flush_later()
+
+    def _count(self, received: int = 0, sent: int = 0) -> None:
+        counters = self.route.method.counters if self.route.method is not None else None
+        if counters is not None:
+            counters.received += received
+            counters.sent += sent
+
+    def abandon(self) -> None:
+        if not self._task.done() and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+async def unpacked(server: GrpcServer, route: Route, message: Body) -> bytes:
+    """A compressed message as it was. Raises RpcError."""
+    if len(message) > _WORTH_COMPRESSING:
+        return await asyncio.to_thread(decompress, route.coding, message, server.max_message)
+    return decompress(route.coding, message, server.max_message)

@@ -1,0 +1,236 @@
+"""One connection of gRPC clients: HTTP/2 between a socket and the calls on it.
+
+All connections read into one buffer, since nothing of it is kept: `wire.http2` passes payload on as views, a
+call copies its message out of it, once. What calls answer within one turn of the loop leaves in one write.
+
+A client that does not read is not read either, and gets no more output than the socket takes. Deadlines of
+the connection are enforced by a sweep over all of them (server.py), those of calls by `Deadlines`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from mlserver.grpc.calls import Route
+from mlserver.wire.http2 import Connection, Headers, Stream
+
+if TYPE_CHECKING:
+    from mlserver.grpc.server import GrpcServer
+
+__all__ = ["GrpcProtocol"]
+
+_now = time.monotonic
+
+# A connection with so many bytes to send is not read.
+_MOST_PENDING = 8 * 1024 * 1024
+# Pieces below this size are joined before they are written: a list of many costs more than the copy.
+_SMALL_PIECE = 32 * 1024
+_NEVER = float("inf")
+
+
+class GrpcProtocol(asyncio.BufferedProtocol):
+    """A connection. `server` has what all share: limits, methods, the read buffer. It is the `Events` of its
+    HTTP/2 connection.
+    """
+
+    __slots__ = (
+        "_aged",
+        "_closing",
+        "_deadline",
+        "_flushing",
+        "_incomplete",
+        "_paused",
+        "_pinged",
+        "_reading_paused",
+        "_server",
+        "_since",
+        "_transport",
+        "_unsent",
+        "held",
+        "http2",
+    )
+
+    def __init__(self, server: GrpcServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.http2 = Connection(self, server.limits)
+        self.held = 0  # bytes of messages that are still arriving
+        self._flushing = False
+        self._paused = False  # the socket takes no more for now
+        self._reading_paused = False
+        self._closing = False
+        self._aged = False  # asked to go, because it is too old
+        self._since = self._deadline = 0.0  # when it last sent, or began; until when it may live
+        self._incomplete = _NEVER  # since when something is arriving that should not take long
+        self._unsent = 0
+        self._pinged = False
+
+    # asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        now = _now()
+        self._since = self._incomplete = now
+        self._deadline = now + self._server.max_connection_age
+        self._server.add(self)
+        self.flush_later()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._server.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        http2 = self.http2
+        now = _now()
+        self._since = now
+        self._pinged = False
+        http2.receive(self._server.read_buffer[:nbytes], now)
+        if not http2.incomplete:
+            self._incomplete = _NEVER
+        elif self._incomplete == _NEVER:
+            self._incomplete = now
+        if http2.pending_bytes or http2.finished:
+            self.flush_later()
+            if http2.pending_bytes > _MOST_PENDING and not self._reading_paused:
+                self._reading_paused = True
+                self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return bool(self.http2.open_streams)  # replies may still be read
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._closing = True
+        self.http2.close()
+        self._server.remove(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._unsent = 0
+        self._since = _now()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.flush()
+
+    # Output
+
+    def flush_later(self) -> None:
+        """Write at the end of this turn of the loop, with all that others add until then."""
+        if not self._flushing:
+            self._flushing = True
+            self._server.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        self._flushing = False
+        if self._paused or self._closing:
+            return
+        pieces = self.http2.take_output()
+        if pieces:
+            if max(map(len, pieces)) < _SMALL_PIECE:
+                self._transport.write(b"".join(pieces))
+            else:
+                self._transport.writelines(_with_small_joined(pieces))
+        if self.http2.finished:
+            self._closing = True
+            self._transport.close()
+        elif self._reading_paused and self.http2.pending_bytes <= _MOST_PENDING:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    # mlserver.wire.http2.Events
+
+    def request(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
+        route: Route | None = headers.user
+        if route is None:
+            route = headers.user = self._server.route(headers)
+        stream.user = call = route.call(self, stream, route)
+        if end_stream:
+            call.end()
+
+    def headers_too_large(self, stream: Stream, end_stream: bool) -> None:
+        limit = self._server.limits.max_header_list
+        self.http2.send_headers(stream, self._server.too_large_block(limit), True)
+
+    def data(self, stream: Stream, chunk: memoryview, end_stream: bool) -> None:
+        call = stream.user
+        if call is None:
+            return
+        if len(chunk):
+            call.data(chunk)
+        if end_stream:
+            call.end()
+
+    def trailers(self, stream: Stream, headers: Headers) -> None:
+        if stream.user is not None:
+            stream.user.end()
+
+    def reset(self, stream: Stream, code: int) -> None:
+        if stream.user is not None:
+            stream.user.cancel()
+
+    def writable(self, stream: Stream) -> None:
+        if stream.user is not None:
+            stream.user.writable()
+
+    def pong(self, payload: bytes) -> None:
+        pass  # that something was read is all that counts
+
+    # What the server asks of its connections
+
+    def sweep(self, now: float) -> None:
+        """Act on what took too long."""
+        server = self._server
+        if self._paused:
+            # Some progress within the time is enough; TCP tells how much was taken.
+            unsent = self._transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent, self._since = unsent, now
+            elif now - self._since > server.write_timeout:
+                self._transport.abort()
+            return
+        if now - self._incomplete > server.header_timeout:
+            self.http2.close(reason="a frame did not arrive in time")
+            self.flush_later()
+        elif now > self._deadline:
+            if self._aged:
+                self.http2.close(reason="the connection is too old")
+                self.flush_later()
+            else:
+                self._aged = True
+                self._deadline = now + server.age_grace
+                self.shut_down()
+        elif now - self._since > server.keepalive_time + server.keepalive_timeout:
+            self._transport.abort()
+        elif now - self._since > server.keepalive_time and not self._pinged:
+            self._pinged = True
+            self.http2.ping(b"mlserver")
+            self.flush_later()
+
+    def shut_down(self) -> None:
+        """Take no new calls, finish those that there are, close. The second time: draw the line now."""
+        self.http2.shutdown()
+        self.flush_later()
+
+    @property
+    def idle(self) -> bool:
+        return not self.http2.open_streams
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+def _with_small_joined(pieces: list[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
+    joined: list[bytes | bytearray | memoryview] = []
+    small: list[bytes | bytearray | memoryview] = []
+    for piece in pieces:
+        if len(piece) < _SMALL_PIECE:
+            small.append(piece)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small = []
+        joined.append(piece)
+    if small:
+        joined.append(b"".join(small))
+    return joined

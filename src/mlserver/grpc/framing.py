@@ -1,0 +1,129 @@
+"""Messages in a stream of DATA: a byte that says whether it is compressed, a length of four, the message."""
+
+from __future__ import annotations
+
+import zlib
+
+from mlserver.grpc.status import Code, RpcError
+from mlserver.wire.protobuf import raw_tensor_offset
+
+__all__ = ["CODINGS", "Assembler", "compress", "decompress", "prefix_of"]
+
+Message = tuple[bytes | bytearray | memoryview, bool]
+
+_PREFIX = 5
+# What a client says of the size of a message is believed up to here; beyond, it has to send some of it first.
+_BELIEVED = 4 * 1024 * 1024
+# Raw tensors are placed so that numpy can use them where they are.
+_ALIGNMENT = 16
+# zlib's window sizes: gzip container, zlib container.
+CODINGS = {"gzip": 31, "deflate": 15}
+
+
+def prefix_of(length: int, compressed: bool = False) -> bytes:
+    """What stands before a message."""
+    return b"%c%b" % (compressed, length.to_bytes(4, "big"))
+
+
+def compress(coding: str, message: bytes) -> bytes:
+    """At the quickest level: what it saves on the wire must not cost more on the CPU."""
+    stream = zlib.compressobj(1, zlib.DEFLATED, CODINGS[coding])
+    return stream.compress(message) + stream.flush()
+
+
+def decompress(coding: str | None, message: bytes | bytearray | memoryview, limit: float) -> bytes:
+    """A message of `limit` bytes at most. Raises RpcError."""
+    if coding not in CODINGS:
+        known = ", ".join(CODINGS)
+        if coding is None or coding == "identity":
+            raise RpcError(Code.INTERNAL, "a message is compressed, but `grpc-encoding` does not say how")
+        raise RpcError(Code.UNIMPLEMENTED, f"the message encoding '{coding}' is not one of {known}")
+    stream = zlib.decompressobj(CODINGS[coding])
+    try:
+        # 0 means no limit to zlib; one byte more than may be tells that there is too much.
+        plain = stream.decompress(message, 0 if limit == float("inf") else int(limit) + 1)
+    except zlib.error as exc:
+        raise RpcError(Code.INTERNAL, f"a message is no valid {coding} stream: {exc}") from exc
+    if len(plain) > limit:
+        raise too_large(len(plain), limit, "once decompressed ")
+    if not stream.eof:
+        raise RpcError(Code.INTERNAL, f"the {coding} stream of a message ends too early")
+    return plain
+
+
+def too_large(size: int, limit: float, when: str = "") -> RpcError:
+    return RpcError(
+        Code.RESOURCE_EXHAUSTED,
+        f"a message {when}has {size} bytes or more, `grpc_max_message_length` allows {limit:.0f}",
+    )
+
+
+class Assembler:
+    """Puts the messages of one stream together, each in a block of its own: one copy, from the read buffer.
+
+    limit: of the size of a message, in bytes.
+    """
+
+    __slots__ = ("_block", "_compressed", "_filled", "_limit", "_pad", "_prefix", "_size")
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._prefix = b""
+        self._block: bytearray | None = None  # None between messages
+        self._size = self._filled = self._pad = 0
+        self._compressed = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the stream must not end here."""
+        return bool(self._prefix) or self._block is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that a message on its way takes."""
+        return 0 if self._block is None else len(self._block)
+
+    def feed(self, chunk: memoryview) -> list[Message]:
+        """The messages that `chunk` completes, and whether each is compressed. Raises RpcError."""
+        complete: list[Message] = []
+        while True:
+            if self._block is None:
+                missing = _PREFIX - len(self._prefix)
+                self._prefix += bytes(chunk[:missing])
+                if len(self._prefix) < _PREFIX:
+                    return complete
+                chunk = chunk[missing:]
+                self._begin(chunk)
+            block = self._block
+            assert block is not None
+            part = chunk[: self._size - self._filled]
+            self._store(block, part)
+            if self._filled < self._size:
+                return complete
+            chunk = chunk[len(part) :]
+            body = memoryview(block)[self._pad :] if self._pad else block
+            complete.append((body, self._compressed))
+            self._block = None
+            if not len(chunk):
+                return complete
+
+    def _begin(self, start: memoryview) -> None:
+        flag, self._size = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
+        self._prefix = b""
+        if flag > 1:
+            raise RpcError(Code.INTERNAL, f"a message begins with the byte {flag}, which is neither 0 nor 1")
+        if self._size > self._limit:
+            raise too_large(self._size, self._limit)
+        self._compressed = bool(flag)
+        self._filled = 0
+        self._pad = -raw_tensor_offset(start) % _ALIGNMENT if not flag else 0
+        self._block = bytearray(self._pad + min(self._size, max(_BELIEVED, len(start))))
+
+    def _store(self, block: bytearray, part: memoryview) -> None:
+        at = self._pad + self._filled
+        self._filled += len(part)
+        room = len(block) - at
+        if len(part) > room:
+            wanted = self._size + self._pad - len(block)
+            block += bytes(min(wanted, max(3 * len(block), len(part) - room)))
+        block[at : at + len(part)] = part
