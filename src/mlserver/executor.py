@@ -26,7 +26,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters
 from mlserver.types.base import set_field
 from mlserver.utils import generate_uuid
 from mlserver.wire.formats import Body, Format, Payload, WireName, wire_of
-from mlserver.wire.forms import Form, Forms
+from mlserver.wire.forms import Form
 
 __all__ = ["Call", "Executor", "Fault", "Reply", "Stages", "describe", "failure"]
 
@@ -75,7 +75,7 @@ class _Work:
     format: Format
     id: str
     reply: Reply
-    values: list[Any]
+    values: Any
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -111,7 +111,6 @@ class Executor:
         self.max_rows = settings.max_batch_size if batching else _MOST_ROWS
         # Rows that are independent do not care who asked; any other code may read the headers.
         self._merge_across_headers = promises(model, "rows_independent")
-        self._forms = Forms()
         self._events = request_events
         self._response_events = {**request_events, CLOUDEVENTS_HEADER_TYPE: CloudEventsTypes.Response.value}
 
@@ -185,12 +184,11 @@ class Executor:
     def _recognise(self, work: _Work) -> bool:
         """Whether the request has a form that is known."""
         call = work.call
-        known = self._forms.read(call.body) if call.wire == "json" else None
+        known = wire_of(call.wire).recognise(call.body)
         if known is None:
             return False
-        work.form, work.values = known
-        work.format = wire_of("json")  # type: ignore[assignment]
-        work.id = generate_uuid()
+        work.form, work.values, given, work.format = known
+        work.id = generate_uuid() if given is None else given
         return True
 
     def _show_headers(
@@ -236,8 +234,7 @@ class Executor:
         key = fits(work.request)
         if key is not None:
             work.rows = rows_of(work.request)
-            if work.call.wire == "json":
-                self._forms.learn(work.call.body, work.request, key)
+            wire_of(work.call.wire).learn(work.call.body, work.request, key)
         return key
 
     # predict, split and encode
@@ -287,13 +284,10 @@ class Executor:
 
 def _merge(group: Sequence[_Work]) -> InferenceRequest:
     form = group[0].form
-    values: list[Any] = []
-    for work in group:
-        if form is None or work.form is None:
-            return merge([work.request for work in group])
-        values += work.values
-    assert form is not None
-    return merge_values(form.request, sum(work.rows for work in group), values)
+    if form is None or any(work.form is None for work in group):
+        return merge([work.request for work in group])
+    data = form.join([work.values for work in group])
+    return merge_values(form.request, sum(work.rows for work in group), data)
 
 
 _EVENTS = frozenset(name.lower() for name in CLOUDEVENTS_HEADERS)

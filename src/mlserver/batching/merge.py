@@ -87,22 +87,17 @@ def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
     return merged
 
 
-def merge_values(request: InferenceRequest, rows: int, values: list[Any]) -> InferenceRequest:
+def merge_values(request: InferenceRequest, rows: int, data: TensorData) -> InferenceRequest:
     """What `merge` makes of requests that equal `request` but for their rows and values.
 
-    request: has one input, and `fits`. rows: of all together. values: of all, as many as they need.
-    Raises CodecError.
+    request: has one input, and `fits`. rows: of all together. data: of all, as many values as they need.
     """
     tensor = request.inputs[0]
-    shape = [rows, *tensor.shape[1:]]
-    data = TensorData(values)
-    if tensor.datatype in DTYPES:
-        data = TensorData.from_array(data.to_array(tensor.datatype).reshape(shape))
     merged: InferenceRequest = InferenceRequest.build(
         inputs=[
             RequestInput.build(
                 name=tensor.name,
-                shape=shape,
+                shape=[rows, *tensor.shape[1:]],
                 datatype=tensor.datatype,
                 parameters=copy.copy(tensor.parameters),
                 data=data,

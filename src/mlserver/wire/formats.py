@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from mlserver.types import InferenceRequest, InferenceResponse
 from mlserver.wire import json
+from mlserver.wire.forms import Form, Forms
 
 __all__ = ["Body", "Format", "Payload", "Wire", "WireName", "wire_of"]
 
@@ -37,11 +38,27 @@ class Wire(Protocol):
 
     def decode(self, body: Body) -> tuple[InferenceRequest, Format]: ...
 
+    def recognise(self, body: Body) -> tuple[Form, Any, str | None, Format] | None:
+        """The form of a request, its values for `Form.join`, its id, and the format of its reply; None unless
+        the form is known.
+        """
+
+    def learn(self, body: Body, request: InferenceRequest, key: tuple[Any, ...]) -> None:
+        """Remember the form of a request that was decoded, and has this key of `batching.merge.fits`."""
+
     def encode_error(self, text: str, details: list[dict[str, Any]] | None) -> bytes: ...
 
 
 class _Json:
     """V2 JSON, for a request and its reply alike."""
+
+    def __init__(self) -> None:
+        self._forms = Forms()
+        self.learn = self._forms.learn
+
+    def recognise(self, body: Body) -> tuple[Form, Any, str | None, Format] | None:
+        known = self._forms.read(body)
+        return None if known is None else (*known, None, self)
 
     encode = staticmethod(json.encode_response)
     encode_split = staticmethod(json.encode_split)
@@ -58,11 +75,19 @@ class _Protobuf:
         from mlserver.wire import protobuf
 
         self._decode = protobuf.decode_request
+        self._recognise = protobuf.recognise_request
         self._formats = (_ProtobufReply(False), _ProtobufReply(True))
 
     def decode(self, body: Body) -> tuple[InferenceRequest, Format]:
         request, raw = self._decode(body)
         return request, self._formats[raw]
+
+    def recognise(self, body: Body) -> tuple[Form, Any, str | None, Format] | None:
+        known = self._recognise(body)
+        return None if known is None else (*known, self._formats[True])
+
+    def learn(self, body: Body, request: InferenceRequest, key: tuple[Any, ...]) -> None:
+        pass  # decoding remembers what it needs
 
     @staticmethod
     def encode_error(text: str, details: list[dict[str, Any]] | None) -> bytes:

@@ -11,16 +11,18 @@ bodies that are equal but for one whole value are messages that are equal but fo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from mlserver.errors import InvalidRequest
+from mlserver.tensor import DTYPES, TensorData
 from mlserver.types import InferenceRequest
-from mlserver.wire.formats import Body
 from mlserver.wire.json import decode_request
 
-__all__ = ["Form", "Forms"]
+__all__ = ["Form", "Forms", "JsonForm"]
 
 # Bytes of a body beyond which parsing the values is most of the work, form or not.
 _LARGEST_BODY = 1024
@@ -39,26 +41,44 @@ class Form:
     rows: of each. size: how many values each has.
     """
 
-    __slots__ = ("end", "key", "request", "rows", "size")
+    __slots__ = ("key", "request", "rows", "size")
 
-    def __init__(self, request: InferenceRequest, key: tuple[Any, ...], end: bytes) -> None:
+    def __init__(self, request: InferenceRequest, key: tuple[Any, ...]) -> None:
         shape = request.inputs[0].shape
         self.request = request
         self.key = key
         self.rows = shape[0]
         self.size = math.prod(shape)
+
+    def join(self, parts: Sequence[Any]) -> TensorData:
+        """The values of several requests, one behind the other. Raises CodecError."""
+        raise NotImplementedError
+
+
+class JsonForm(Form):
+    """end: the bytes behind the values, which are lists."""
+
+    __slots__ = ("end",)
+
+    def __init__(self, request: InferenceRequest, key: tuple[Any, ...], end: bytes) -> None:
+        super().__init__(request, key)
         self.end = end
+
+    def join(self, parts: Sequence[list[Any]]) -> TensorData:
+        data = TensorData(list(chain.from_iterable(parts)))
+        datatype = self.request.inputs[0].datatype
+        return TensorData.from_array(data.to_array(datatype)) if datatype in DTYPES else data
 
 
 class Forms:
-    """The forms that were learned, a bounded number of them."""
+    """The forms of JSON that were learned, a bounded number of them."""
 
     __slots__ = ("_by_start",)
 
     def __init__(self) -> None:
-        self._by_start: dict[bytes, Form] = {}
+        self._by_start: dict[bytes, JsonForm] = {}
 
-    def read(self, body: Body) -> tuple[Form, list[Any]] | None:
+    def read(self, body: bytes | bytearray | memoryview) -> tuple[JsonForm, list[Any]] | None:
         """The form of a body, and its values, as many as its shape has; None without a known form."""
         if len(body) > _LARGEST_BODY or not isinstance(body, bytes):
             return None
@@ -72,7 +92,9 @@ class Forms:
             return None
         return (form, values) if type(values) is list and len(values) == form.size else None
 
-    def learn(self, body: Body, request: InferenceRequest, key: tuple[Any, ...]) -> None:
+    def learn(
+        self, body: bytes | bytearray | memoryview, request: InferenceRequest, key: tuple[Any, ...]
+    ) -> None:
         """Remember the form of a body that was decoded as `request`, if it has one: one tensor, no id.
 
         key: of `batching.merge.fits`.
@@ -97,4 +119,4 @@ class Forms:
             return  # the hole is somewhere else, such as in a parameter of that name
         if len(self._by_start) >= _MOST_FORMS:
             self._by_start.clear()
-        self._by_start[start] = Form(probed, key, end)
+        self._by_start[start] = JsonForm(probed, key, end)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from mlserver.batching.merge import cuts_plainly, split
+from mlserver.batching.merge import cuts_plainly, fits, split
 from mlserver.errors import CodecError, InvalidRequest, InvalidTensor, MLServerError
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.raw import bytes_elements, datatype_name, filling_array, pack_bytes, unpack_array, unpack_bytes
@@ -36,6 +36,7 @@ from mlserver.types import (
     ResponseOutput,
 )
 from mlserver.types.base import set_field
+from mlserver.wire.forms import Form
 
 __all__ = [
     "Buffer",
@@ -50,6 +51,7 @@ __all__ = [
     "encode_stream_item",
     "raw_tensor_offset",
     "read_head",
+    "recognise_request",
     "to_parameters",
 ]
 
@@ -65,6 +67,8 @@ _MOST_FIELDS: Final = 4096
 # What is remembered of requests: how long one may be without its tensors, and how many.
 _LONGEST_PLAN: Final = 2 * 1024
 _MOST_PLANS: Final = 512
+_LARGEST_FORM: Final = 4 * 1024
+_UNKNOWN: Final = object()
 
 # A field starts with its number times eight, plus 2 where a length and so many bytes follow.
 _NAME, _VERSION, _ID, _TENSOR, _RAW_INPUT = 0x0A, 0x12, 0x1A, 0x2A, 0x3A
@@ -279,10 +283,58 @@ def _cut_contents(body: Buffer, begin: int, end: int, least: int) -> tuple[bytes
     return b"".join(rest), data
 
 
-class _Plan:
-    """What all requests are that differ in nothing but their ids and their raw tensors."""
+def recognise_request(body: Buffer) -> tuple[RawForm, Buffer, str | None] | None:
+    """The form of a small raw request, its tensor and its id; None for one that is to be decoded."""
+    if len(body) > _LARGEST_FORM:
+        return None
+    try:
+        rest, request_id, raws, contents = _cut(body, _LARGE_CONTENTS)
+    except (_Unexpected, IndexError, UnicodeDecodeError):
+        return None
+    plan = _plans.get(rest)
+    if plan is None or contents or len(raws) != 1:
+        return None
+    form = plan.form
+    if form is _UNKNOWN:
+        form = plan.form = _form_of(plan)
+    _, at, stop = raws[0]
+    if form is None or stop - at != form.n_bytes:
+        return None
+    return form, body[at:stop], request_id or None
 
-    __slots__ = ("request", "tensors")
+
+class RawForm(Form):
+    """One raw tensor of numbers. n_bytes: of its values."""
+
+    __slots__ = ("dtype", "n_bytes")
+
+    def __init__(self, request: InferenceRequest, key: tuple[Any, ...], tensor: _TensorPlan) -> None:
+        super().__init__(request, key)
+        self.dtype = tensor.dtype
+        self.n_bytes = tensor.n_bytes
+
+    def join(self, parts: Sequence[Buffer]) -> TensorData:
+        return TensorData.from_binary(np.frombuffer(b"".join(parts), dtype=self.dtype))
+
+
+def _form_of(plan: _Plan) -> RawForm | None:
+    if len(plan.tensors) != 1:
+        return None
+    tensor = plan.tensors[0]
+    if tensor.dtype is None or tensor.n_bytes < 0 or tensor.data is not None:
+        return None
+    request = _renew(plan.request, inputs=[tensor.tensor])
+    key = fits(request)
+    return None if key is None else RawForm(request, key, tensor)
+
+
+class _Plan:
+    """What all requests are that differ in nothing but their ids and their raw tensors.
+
+    form: of those with one small raw tensor; None if they have none that can be known.
+    """
+
+    __slots__ = ("form", "request", "tensors")
 
     def __init__(self, message: pb.ModelInferRequest) -> None:
         outputs = [
@@ -293,6 +345,7 @@ class _Plan:
             inputs=[], parameters=to_parameters(message.parameters), outputs=outputs or None
         )
         self.tensors = [_plan_tensor(RequestInput, tensor) for tensor in message.inputs]
+        self.form: Any = _UNKNOWN
 
 
 class _TensorPlan(NamedTuple):
