@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlserver.grpc.connection import GrpcProtocol
     from mlserver.grpc.server import GrpcServer
     from mlserver.metrics.requests import MethodCounters
-    from mlserver.service import Inference
 
 __all__ = ["Call", "InferCall", "Messages", "Method", "RefusedCall", "Route", "StreamCall", "UnaryCall"]
 
@@ -102,10 +101,11 @@ class Route:
 class Call:
     """What all kinds have in common: the deadline, the end, the count."""
 
-    __slots__ = ("_assembler", "_connection", "_over", "_started", "deadline", "route", "stream")
+    __slots__ = ("_assembler", "_connection", "_over", "_server", "_started", "deadline", "route", "stream")
 
     def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
         self._connection = connection
+        self._server = connection._server
         self.stream = stream
         self.route = route
         self._over = False
@@ -116,10 +116,6 @@ class Call:
             route.method.counters.started += 1
         if route.timeout is not None:
             self._server.deadlines.add(self, route.timeout)
-
-    @property
-    def _server(self) -> GrpcServer:
-        return self._connection._server
 
     # From the client
 
@@ -239,12 +235,13 @@ class RefusedCall(Call):
 class _OneMessage(Call):
     """A call whose request is one message."""
 
-    __slots__ = ("_compressed", "_message")
+    __slots__ = ("_compressed", "_message", "_task")
 
     def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
         self._message: Body | None = None
         self._compressed = False
-        super().__init__(connection, stream, route)
+        self._task: Any = None  # what is under way
+        Call.__init__(self, connection, stream, route)
 
     def message(self, body: Body, compressed: bool) -> None:
         if self._over:
@@ -276,8 +273,8 @@ class _OneMessage(Call):
 
     def reply(self, pieces: Pieces, trailers: bytes) -> None:
         """End with a message. Compressed if the request was."""
-        coding = self.route.coding
-        if self._compressed and coding in self.route.accepts and sum(map(len, pieces)) >= _WORTH_COMPRESSING:
+        coding = self.route.coding if self._compressed else None
+        if coding in self.route.accepts and sum(map(len, pieces)) >= _WORTH_COMPRESSING:
             self._server.spawn(self._compress_and_finish(pieces, trailers, str(coding)))
             return
         self._finish(pieces, trailers)
@@ -287,7 +284,7 @@ class _OneMessage(Call):
         self._finish([packed], trailers, compressed=True)
 
     def _finish(self, pieces: Pieces, trailers: bytes, compressed: bool = False) -> None:
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         if size > self._server.max_message:
             limit = self._server.max_message
             text = f"the reply has {size} bytes, `grpc_max_message_length` allows {limit:.0f}"
@@ -301,11 +298,7 @@ class _OneMessage(Call):
 class UnaryCall(_OneMessage):
     """A unary call that a coroutine answers: `handler(message, call)` gives the message of the reply."""
 
-    __slots__ = ("_task",)
-
-    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
-        self._task: asyncio.Task[None] | None = None
-        super().__init__(connection, stream, route)
+    __slots__ = ()
 
     def answer(self, message: Body) -> None:
         self._task = self._server.spawn(self._run(message))
@@ -330,11 +323,7 @@ class UnaryCall(_OneMessage):
 class InferCall(_OneMessage):
     """An inference: from the message to the service, from its reply to the client, without a task."""
 
-    __slots__ = ("_events", "_inference")
-
-    def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
-        self._inference: Inference | None = None
-        super().__init__(connection, stream, route)
+    __slots__ = ("_events",)
 
     def answer(self, message: Body) -> None:
         server = self._server
@@ -342,12 +331,12 @@ class InferCall(_OneMessage):
             name, version, _ = read_head(message)
             target, self._events = server.target(name, version)
             inferring = Inferring(message, self.route.metadata, "protobuf")
-            self._inference = server.service.infer(target, inferring, self._answered)
+            self._task = server.service.infer(target, inferring, self._answered)
         except Exception as exc:
             self.fail_with(exc)
 
     def _answered(self, reply: Reply) -> None:
-        self._inference = None
+        self._task = None
         if self._over:
             return
         body: Any = reply.body
@@ -362,9 +351,9 @@ class InferCall(_OneMessage):
         self.reply(body if type(body) is list else [body], trailers)
 
     def abandon(self) -> None:
-        if self._inference is not None:
-            self._inference.abandon()
-            self._inference = None
+        if self._task is not None:
+            self._task.abandon()
+            self._task = None
 
 
 def trailers_of(reply: Reply, events: bytes) -> bytes:
