@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
+
 from mlserver.grpc.status import Code, RpcError
 from mlserver.wire.protobuf import raw_tensor_offset
 
@@ -13,7 +15,7 @@ Message = tuple[bytes | bytearray | memoryview, bool]
 
 _PREFIX = 5
 # What a client says of the size of a message is believed up to here; beyond, it has to send some of it first.
-_BELIEVED = 4 * 1024 * 1024
+_BELIEVED = 8 * 1024 * 1024
 # Raw tensors are placed so that numpy can use them where they are.
 _ALIGNMENT = 16
 # zlib's window sizes: gzip container, zlib container.
@@ -69,7 +71,7 @@ class Assembler:
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._prefix = b""
-        self._block: bytearray | None = None  # None between messages
+        self._block: memoryview | None = None  # None between messages
         self._size = self._filled = self._pad = 0
         self._compressed = False
 
@@ -97,12 +99,11 @@ class Assembler:
             block = self._block
             assert block is not None
             part = chunk[: self._size - self._filled]
-            self._store(block, part)
+            block = self._store(block, part)
             if self._filled < self._size:
                 return complete
             chunk = chunk[len(part) :]
-            body = memoryview(block)[self._pad :] if self._pad else block
-            complete.append((body, self._compressed))
+            complete.append((block[self._pad :], self._compressed))
             self._block = None
             if not len(chunk):
                 return complete
@@ -117,13 +118,20 @@ class Assembler:
         self._compressed = bool(flag)
         self._filled = 0
         self._pad = -raw_tensor_offset(start) % _ALIGNMENT if not flag else 0
-        self._block = bytearray(self._pad + min(self._size, max(_BELIEVED, len(start))))
+        self._block = _new_block(self._pad + min(self._size, max(_BELIEVED, len(start))))
 
-    def _store(self, block: bytearray, part: memoryview) -> None:
+    def _store(self, block: memoryview, part: memoryview) -> memoryview:
+        """Put a part where it belongs; returns the block, which may be another one now."""
         at = self._pad + self._filled
         self._filled += len(part)
-        room = len(block) - at
-        if len(part) > room:
-            wanted = self._size + self._pad - len(block)
-            block += bytes(min(wanted, max(3 * len(block), len(part) - room)))
+        if at + len(part) > len(block):
+            self._block = larger = _new_block(min(self._pad + self._size, 4 * len(block)))
+            larger[:at] = block[:at]
+            block = larger
         block[at : at + len(part)] = part
+        return block
+
+
+def _new_block(size: int) -> memoryview:
+    """Memory that nobody has cleared: every byte of it is written before any is read."""
+    return np.empty(size, np.uint8).data
