@@ -17,6 +17,7 @@ from mlserver.replica import Replica
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.service import Service
 from mlserver.settings import ModelSettings, Settings
+from mlserver.tls import Tls
 
 __all__ = ["MLServer"]
 
@@ -62,7 +63,7 @@ class MLServer:
     async def start(self, models_settings: Sequence[ModelSettings] = ()) -> None:
         """Listen, load the models, serve until `stop` or a signal.
 
-        Raises StartError when a port is taken or a model cannot be loaded.
+        Raises StartError when a port is taken, a certificate cannot be used or a model cannot be loaded.
         """
         from mlserver.grpc.server import GrpcServer
         from mlserver.metrics.server import MetricsServer, metrics_route
@@ -71,6 +72,7 @@ class MLServer:
         from mlserver.rest.server import HttpServer
 
         settings, registry = self._settings, self._model_registry
+        tls = Tls(settings)
         custom = CustomHandlers()
         registry.on_loaded.append(custom.loaded)
         registry.on_unloaded.append(custom.unloaded)
@@ -85,15 +87,20 @@ class MLServer:
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
         self._handle_signals()
         try:
-            self.http_port = await http.start(settings.host, settings.http_port, "HTTP")
-            self.grpc_port = await grpc.start(settings.host, settings.grpc_port)
+            self.http_port = await http.start(settings.host, settings.http_port, "HTTP", tls.context("http"))
+            self.grpc_port = await grpc.start(settings.host, settings.grpc_port, tls.context("grpc"))
             if metrics is not None:
-                self.metrics_port = await metrics.start()
-            logger.info("REST: http://%s:%d", settings.host, self.http_port)
+                self.metrics_port = await metrics.start(tls.context("metrics"))
+            tls.watch(self._loop)
+            logger.info("REST: %s://%s:%d", tls.scheme("http"), settings.host, self.http_port)
             logger.info("gRPC: %s:%d", settings.host, self.grpc_port)
             if self.metrics_port is not None:
                 logger.info(
-                    "metrics: http://%s:%d%s", settings.host, self.metrics_port, settings.metrics_endpoint
+                    "metrics: %s://%s:%d%s",
+                    tls.scheme("metrics"),
+                    settings.host,
+                    self.metrics_port,
+                    settings.metrics_endpoint,
                 )
             self.listening.set()
             if await self._load(models_settings):
@@ -106,6 +113,7 @@ class MLServer:
             await _within(settings.shutdown_timeout, registry.close())
             if metrics is not None:
                 await metrics.stop()
+            tls.close()
             self._release_signals()
 
     async def stop(self, sig: int | None = None) -> None:

@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     ImportString,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -198,6 +199,23 @@ class Settings(_Base):
 
     grpc_max_connection_age: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which a gRPC connection is asked to come back as a new one; null is never."""
+
+    # TLS
+
+    tls_certificate: str | None = None
+    """PEM file with the server's certificate, and those between it and its authority; null is no TLS."""
+
+    tls_private_key: str | None = None
+    """PEM file with the key of the certificate."""
+
+    tls_private_key_password: SecretStr | None = None
+    """What the key is encrypted with; null if it is not."""
+
+    tls_client_ca: str | None = None
+    """PEM file of authorities. If set, clients must show a certificate that one of them has signed."""
+
+    tls_ports: list[Literal["http", "grpc", "metrics"]] = ["http", "grpc", "metrics"]
+    """Ports that speak TLS, once there is a certificate; the others stay in clear."""
 
     # Limits of HTTP
 

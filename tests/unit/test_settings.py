@@ -81,6 +81,11 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "grpc_keepalive_time": 300.0,
     "grpc_keepalive_timeout": 20.0,
     "grpc_max_connection_age": None,
+    "tls_certificate": None,
+    "tls_private_key": None,
+    "tls_private_key_password": None,
+    "tls_client_ca": None,
+    "tls_ports": ["http", "grpc", "metrics"],
     "shutdown_timeout": 30.0,
     "max_queue_size": 0,
 }

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mlserver.grpc.calls import Route
+from mlserver.tls import taken_by_client
 from mlserver.wire.http2 import Connection, Headers, Stream
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        return bool(self.http2.open_streams)  # replies may still be read
+        # Replies may still be read; not under TLS, where no loop keeps half of a connection.
+        return bool(self.http2.open_streams) and not self._server.tls
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._closing = True
@@ -133,6 +135,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 self._transport.writelines(_with_small_joined(pieces))
         if self.http2.finished:
             self._closing = True
+            self._since = _now()
             self._transport.close()
         elif self._reading_paused and self.http2.pending_bytes <= _MOST_PENDING:
             self._reading_paused = False
@@ -181,9 +184,12 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def sweep(self, now: float) -> None:
         """Act on what took too long."""
         server = self._server
-        if self._paused:
+        if self._paused or self._closing:
             # Some progress within the time is enough; TCP tells how much was taken.
-            unsent = self._transport.get_write_buffer_size()
+            if server.tls:
+                unsent = taken_by_client(self._transport)
+            else:
+                unsent = self._transport.get_write_buffer_size()
             if unsent != self._unsent:
                 self._unsent, self._since = unsent, now
             elif now - self._since > server.write_timeout:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import math
+import ssl
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -20,6 +21,7 @@ from mlserver.grpc.services import methods
 from mlserver.grpc.status import Code, RpcError, encode_status, parse_timeout, read_metadata
 from mlserver.logging import logger
 from mlserver.service import Service, Target
+from mlserver.tls import listen_options
 from mlserver.wire.http2 import Headers, Limits, Stream, encode_headers
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class GrpcServer:
     def __init__(self, settings: Settings, service: Service, metrics: RequestMetrics | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.service = service
+        self.tls = False
         self.debug = settings.debug
         self.deadlines = Deadlines(self.loop)
         self.read_buffer = memoryview(bytearray(_READ_BUFFER))
@@ -129,11 +132,13 @@ class GrpcServer:
 
     # Listening
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
+        self.tls = tls is not None
+        options = listen_options(tls, self.header_timeout)
         try:
             self._server = await self.loop.create_server(
-                lambda: GrpcProtocol(self), host, port, backlog=2048, reuse_address=True
+                lambda: GrpcProtocol(self), host, port, backlog=2048, reuse_address=True, **options
             )
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,9 +34,9 @@ class MetricsServer:
         app = Starlette(routes=[metrics_route(settings.metrics_endpoint or "/metrics", collector)])
         self._server = HttpServer(settings, app)
 
-    async def start(self) -> int:
+    async def start(self, tls: ssl.SSLContext | None = None) -> int:
         """Listen, and return the port. Raises StartError when it is taken."""
-        return await self._server.start(self._settings.host, self._settings.metrics_port, "metrics")
+        return await self._server.start(self._settings.host, self._settings.metrics_port, "metrics", tls)
 
     async def stop(self) -> None:
         await self._server.stop(timeout=1.0)

@@ -43,6 +43,7 @@ from mlserver.rest.chunked import BadChunk, ChunkedBody
 from mlserver.rest.compression import DecompressionError, compress, decompress
 from mlserver.rest.head import Head, Refusal, check_start, parse_head, without_empty_lines
 from mlserver.rest.large import LARGE_BODY, LargeBody
+from mlserver.tls import taken_by_client
 from mlserver.wire.json import encode_error
 
 if sys.platform == "win32":
@@ -67,6 +68,8 @@ _LARGE = 64 * 1024
 _LARGE_COMPRESSED = 1024
 # Answers below this size are not worth compressing.
 _MIN_GZIP = 500
+# Seconds in which a client that was refused under TLS sends nothing before its connection is closed.
+_QUIET = 0.5
 _NEVER = math.inf
 
 
@@ -81,6 +84,7 @@ class HttpProtocol(asyncio.Protocol):
         "_drained",
         "_eof",
         "_head",
+        "_heard_more",
         "_inference",
         "_keep",
         "_missing",
@@ -113,6 +117,7 @@ class HttpProtocol(asyncio.Protocol):
         self._app_run: AppRun | None = None
         # The connection.
         self._keep = True  # false: nothing more is read from it
+        self._heard_more = False  # whether something came all the same
         self._eof = False
         self._reading_paused = False
         self._drained: asyncio.Future[None] | None = None  # set while the client is behind with reading
@@ -154,6 +159,8 @@ class HttpProtocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may say that it sends no more and still wait for its answers.
         self._eof = True
+        if self._server.tls:
+            return False  # no loop keeps half of a TLS connection
         if self._request is not None:
             self._probe(self._request)
             return True
@@ -195,6 +202,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _put_off(self, data: bytes) -> None:
         if not self._keep:
+            self._heard_more = True
             return  # refused: what still comes is not read
         self._pending = self._pending + data if self._pending else data
         if len(self._pending) > _READ_AHEAD:
@@ -582,11 +590,25 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             return
         try:
-            self._transport.write_eof()
+            if self._server.tls:
+                self._heard_more = True
+                self._close_when_quiet()
+            else:
+                self._transport.write_eof()
         except OSError:  # the client was quicker
             self._transport.abort()
         else:
             self._resume_reading()
+
+    def _close_when_quiet(self) -> None:
+        """Under TLS, which cannot end one side only: read on until the client sends no more."""
+        if self._transport.is_closing():
+            return
+        if self._heard_more:
+            self._heard_more = False
+            self._server.loop.call_later(_QUIET, self._close_when_quiet)
+        else:
+            self._transport.close()
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer with an error and close: what follows on this connection cannot be trusted."""
@@ -624,7 +646,11 @@ class HttpProtocol(asyncio.Protocol):
                 self._transport.abort()
             return
         unsent = self._transport.get_write_buffer_size()
-        left = unsent and unsent + _left_to_kernel(self._transport)
+        if self._server.tls:
+            unsent = unsent or _left_to_kernel(self._transport)
+            left = unsent and taken_by_client(self._transport)
+        else:
+            left = unsent and unsent + _left_to_kernel(self._transport)
         if left and left != self._unsent:
             # The client reads, if slowly; or this is the first look at what it does not read.
             self._unsent = left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import ssl
 import time
 from collections.abc import Coroutine
 from email.utils import formatdate
@@ -19,6 +20,7 @@ from mlserver.rest.asgi import ASGIApp, Scope
 from mlserver.rest.head import Head, InferRoute, accepts_gzip
 from mlserver.rest.protocol import HttpProtocol
 from mlserver.service import Service, Target
+from mlserver.tls import listen_options
 
 if TYPE_CHECKING:
     from mlserver.metrics.requests import RequestMetrics, RouteCounters
@@ -51,6 +53,7 @@ class HttpServer:
         self.service: Service = service  # type: ignore[assignment]
         self.metrics = metrics
         self.stopping = False
+        self.tls = False
         self.debug = settings.debug
         self.gzip = settings.gzip_enabled and service is not None
         self.root_path = settings.root_path
@@ -78,11 +81,13 @@ class HttpServer:
 
     # Listening
 
-    async def start(self, host: str, port: int, what: str) -> int:
+    async def start(self, host: str, port: int, what: str, tls: ssl.SSLContext | None = None) -> int:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
+        self.tls = tls is not None
+        options = listen_options(tls, self.header_timeout)
         try:
             self._server = await self.loop.create_server(
-                lambda: HttpProtocol(self), host, port, backlog=2048, reuse_address=True
+                lambda: HttpProtocol(self), host, port, backlog=2048, reuse_address=True, **options
             )
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):
@@ -229,7 +234,7 @@ class HttpServer:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": head.version,
             "method": head.method,
-            "scheme": "http",
+            "scheme": "https" if self.tls else "http",
             "path": self.root_path + path,
             "raw_path": self.root_path.encode() + raw_path,
             "query_string": query,
