@@ -60,6 +60,7 @@ class Tls:
         self._client_ca = settings.tls_client_ca or ""
         password = settings.tls_private_key_password
         self._password = password.get_secret_value() if password is not None else ""
+        self._password_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._contexts: dict[str, _Newest] = {}
         if not self._certificate:
@@ -95,6 +96,7 @@ class Tls:
         context.set_alpn_protocols(protocols)
         _check_certificates("tls_certificate", self._certificate)
         _check_readable("tls_private_key", self._key)
+        self._password_asked = False
         try:
             # Always with a function: without one, OpenSSL asks for a password on the terminal.
             context.load_cert_chain(self._certificate, self._key, self._give_password)
@@ -111,6 +113,7 @@ class Tls:
         return context
 
     def _give_password(self) -> str:
+        self._password_asked = True
         if not self._password:
             raise StartError(
                 f"tls_private_key: {self._key} is encrypted, and tls_private_key_password is not set"
@@ -121,7 +124,7 @@ class Tls:
         reason = exc.reason or ""
         if reason == "KEY_VALUES_MISMATCH":
             return f"tls_private_key: {self._key} is not the key of the certificate {self._certificate}"
-        if "DECRYPT" in reason or "PASSWORD" in reason:
+        if self._password_asked:
             return f"tls_private_key_password: it does not open {self._key}"
         if reason.startswith(("EE_", "CA_")):
             words = reason.replace("_", " ").lower()

@@ -117,6 +117,11 @@ class Call:
         if route.timeout is not None:
             self._server.deadlines.add(self, route.timeout)
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._over
+
     # From the client
 
     def data(self, chunk: memoryview) -> None:
@@ -208,6 +213,7 @@ class Call:
 
     def _end(self, code: Code) -> None:
         self._over = True
+        self.stream.user = None  # no cycle: what it holds, large messages too, goes at once
         if self.deadline is not None:
             self._server.deadlines.remove(self)
         if self._assembler is not None:
@@ -252,12 +258,13 @@ class _OneMessage(Call):
         self._message, self._compressed = body, compressed
 
     def complete(self) -> None:
-        if self._message is None:
+        message, self._message = self._message, None
+        if message is None:
             self.fail(Code.INTERNAL, "a unary call has one message, there was none")
         elif self._compressed:
-            self._server.spawn(self._decompress(self._message))
+            self._server.spawn(self._decompress(message))
         else:
-            self.answer(self._message)
+            self.answer(message)
 
     async def _decompress(self, message: Body) -> None:
         try:

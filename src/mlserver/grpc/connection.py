@@ -147,9 +147,11 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         route: Route | None = headers.user
         if route is None:
             route = headers.user = self._server.route(headers)
-        stream.user = call = route.call(self, stream, route)
-        if end_stream:
-            call.end()
+        call = route.call(self, stream, route)
+        if not call.over:
+            stream.user = call
+            if end_stream:
+                call.end()
 
     def headers_too_large(self, stream: Stream, end_stream: bool) -> None:
         limit = self._server.limits.max_header_list
