@@ -1,5 +1,5 @@
 # Everything runs from a virtual environment that these targets make and keep up to date.
-#   make serve   serve the sentiment example (REST on 8080, metrics on 8082)
+#   make serve   serve the sentiment example (REST on 8080, gRPC on 8081, metrics on 8082)
 #   make test    run all quick tests
 #   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
@@ -36,6 +36,7 @@ serve: $(EXAMPLE_DEPENDENCIES)
 	@echo
 	@echo "Once the server says that it is ready, try in another terminal:"
 	@echo "  $(BIN)/python $(EXAMPLE)/test_local_http_endpoint.py"
+	@echo "  $(BIN)/python $(EXAMPLE)/test_local_grpc_endpoint.py"
 	@echo "  curl localhost:8080/v2/models/sentiment"
 	@echo "  curl localhost:8082/metrics"
 	@echo

@@ -171,6 +171,12 @@ class AsProcess(Served):
     def log(self) -> str:
         return "".join(self.output)
 
+    @property
+    def grpc_port(self) -> int:
+        match = re.search(r"gRPC: [^:]+:(\d+)", self.log())
+        assert match, self.log()
+        return int(match[1])
+
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """Signal it, and return its exit code."""
         if self.process.poll() is None:
@@ -180,7 +186,8 @@ class AsProcess(Served):
 
 def start_process(folder: Path, **environment: str) -> tuple[subprocess.Popen[str], list[str]]:
     """`mlserver start folder` on free ports, and the list that its output lines are added to."""
-    values = {"MLSERVER_HOST": "127.0.0.1", "MLSERVER_HTTP_PORT": "0", "MLSERVER_METRICS_PORT": "0"}
+    ports = {f"MLSERVER_{name}_PORT": "0" for name in ("HTTP", "GRPC", "METRICS")}
+    values = {"MLSERVER_HOST": "127.0.0.1", **ports}
     process = subprocess.Popen(
         [sys.executable, "-m", "mlserver", "start", str(folder)],
         stdout=subprocess.PIPE,

@@ -31,6 +31,12 @@ def classify(url: str, sentences: list[str]) -> list[list[float]]:
     return [data[row * width : (row + 1) * width] for row in range(rows)]
 
 
+def show(sentences: list[str], rows: list[list[float]]) -> None:
+    for sentence, (_, positive) in zip(sentences, rows, strict=True):
+        label, probability = ("positive", positive) if positive > 0.5 else ("negative", 1 - positive)
+        print(f"{label} {probability:.2f}  {sentence}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Ask the sentiment model over REST.")
     parser.add_argument("--host", default="localhost")
@@ -46,9 +52,7 @@ def main() -> int:
     except (OSError, ValueError, KeyError) as error:
         print(f"{url} cannot be asked: {error}", file=sys.stderr)
         return 1
-    for sentence, (_, positive) in zip(arguments.sentences, rows, strict=True):
-        label, probability = ("positive", positive) if positive > 0.5 else ("negative", 1 - positive)
-        print(f"{label} {probability:.2f}  {sentence}")
+    show(arguments.sentences, rows)
     return 0
 
 

@@ -63,9 +63,11 @@ def test_sentences_get_their_sentiment(server: AsProcess) -> None:
 
 
 @pytest.mark.timeout(1000)
-def test_the_client_script(server: AsProcess) -> None:
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_client_script(server: AsProcess, transport: str) -> None:
+    port = server.port if transport == "http" else server.grpc_port
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE / "test_local_http_endpoint.py"), "--port", str(server.port)],
+        [sys.executable, str(EXAMPLE / f"test_local_{transport}_endpoint.py"), "--port", str(port)],
         capture_output=True,
         text=True,
         timeout=60,
