@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlserver.batching import split
+from mlserver.batching import fits, split
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import InvalidRequest, InvalidTensor, MLServerError
 from mlserver.grpc import dataplane_pb2 as pb
@@ -28,6 +29,7 @@ from mlserver.wire.protobuf import (
     encode_stream_error,
     encode_stream_item,
     read_head,
+    recognise_request,
 )
 
 
@@ -603,3 +605,59 @@ def test_a_request_written_is_read(raw: bool) -> None:
     assert was_raw == raw and back == request
     assert read_head(data) == ("m", "v", "a")
     assert encode_request(InferenceRequest(inputs=[]), "m", None) == b"\x0a\x01m"
+
+
+# Forms: small raw requests that differ in their values and ids alone
+
+
+def raw_request(values: Any, **fields: Any) -> bytes:
+    array = np.asarray(values, dtype=np.float32)
+    message = pb.ModelInferRequest(
+        model_name="m",
+        inputs=[{"name": "x", "datatype": "FP32", "shape": list(array.shape)}],
+        raw_input_contents=[array.tobytes()],
+        **fields,
+    )
+    return message.SerializeToString()
+
+
+def test_a_raw_request_is_recognised_once_one_of_its_form_was_decoded() -> None:
+    first, second = raw_request([[1, 2]], id="a"), raw_request([[3, np.nan]])
+    decode_request(first)
+    known = [recognise_request(body) for body in (first, second)]
+    assert known[0] is not None and known[1] is not None
+    (form, _, first_id), (same, _, second_id) = known[0], known[1]
+    assert form is same and (first_id, second_id) == ("a", None)
+    assert (form.rows, form.size, form.key) == (1, 2, fits(decode_request(first)[0]))
+    joined = form.join([part for _, part, _ in (known[0], known[1])])
+    np.testing.assert_array_equal(joined.to_array("FP32"), np.array([1, 2, 3, np.nan], np.float32))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        raw_request([[1, 2, 3]])[:-1],
+        raw_request([[1.0]]) + raw_request([[1.0]]),
+        raw_request([[1.0]], parameters={"own": {"int64_param": 1}}),
+        pb.ModelInferRequest(
+            inputs=[{"name": "x", "datatype": "BYTES", "shape": [1]}], raw_input_contents=[b"\x01\0\0\0a"]
+        ).SerializeToString(),
+        pb.ModelInferRequest(
+            inputs=[{"name": "x", "datatype": "BOOL", "shape": [1]}], raw_input_contents=[b"\x02"]
+        ).SerializeToString(),
+        pb.ModelInferRequest(
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [1], "contents": {"fp32_contents": [1.0]}}]
+        ).SerializeToString(),
+        pb.ModelInferRequest(
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [2]}], raw_input_contents=[b"\0" * 4]
+        ).SerializeToString(),
+        raw_request(np.zeros((1, 2000))),
+    ],
+)
+def test_what_has_no_form_is_decoded(body: bytes) -> None:
+    for _ in range(2):
+        assert recognise_request(body) is None
+        with contextlib.suppress(InvalidRequest, InvalidTensor):
+            decode_request(body)
