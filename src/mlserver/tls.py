@@ -13,6 +13,7 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -203,22 +204,23 @@ def listen_options(context: ssl.SSLContext | None, handshake_timeout: float) -> 
     return options
 
 
-# `tcpi_bytes_acked` in Linux' struct tcp_info.
-_BYTES_ACKED = slice(120, 128)
+# Where Linux' struct tcp_info has packets under way, bytes that were acknowledged, bytes not yet sent.
+_UNACKED, _BYTES_ACKED, _NOT_SENT = struct.Struct("=24xI"), struct.Struct("=120xQ"), struct.Struct("=144xI")
+_TCP_INFO = 148
 
 
 def taken_by_client(transport: asyncio.Transport) -> int:
-    """A number that changes as long as the client takes what is sent to it.
+    """0 if the client has taken all that was sent to it; else a number that changes as long as it takes more.
 
-    Under TLS a transport counts what it has yet to encrypt, not what its socket has yet to take. Linux
-    counts bytes that were acknowledged; elsewhere there is only the former.
+    Under TLS a transport counts what it has yet to encrypt, not what its socket has yet to take. Linux knows;
+    elsewhere there is only the former.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and sys.platform == "linux":
         try:
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        except OSError:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
+        except OSError:  # it is gone
             return 0
-        if len(info) >= _BYTES_ACKED.stop:
-            return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+        if len(info) == _TCP_INFO and (_UNACKED.unpack_from(info)[0] or _NOT_SENT.unpack_from(info)[0]):
+            return int(_BYTES_ACKED.unpack_from(info)[0])
     return transport.get_write_buffer_size()

@@ -333,6 +333,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._keep:
             self._deadline = _now() + self._server.body_timeout
         else:
+            self._heard_more = True
             self._read_with(self)  # refused since: what still comes is not read
 
     def body_complete(self, body: bytearray) -> None:
@@ -647,8 +648,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         unsent = self._transport.get_write_buffer_size()
         if self._server.tls:
-            unsent = unsent or _left_to_kernel(self._transport)
-            left = unsent and taken_by_client(self._transport)
+            unsent = left = taken_by_client(self._transport)
         else:
             left = unsent and unsent + _left_to_kernel(self._transport)
         if left and left != self._unsent:
