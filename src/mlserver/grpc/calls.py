@@ -38,6 +38,9 @@ StreamHandler = Callable[["Messages", "StreamCall"], AsyncGenerator[Pieces, None
 
 # Messages of a stream that may wait for their model before the client gets no more credit.
 _MOST_WAITING = 16
+# What a message takes beside its bytes, roughly.
+_MESSAGE_OVERHEAD = 200
+_TINY = 512
 # What waits to be sent on a stream before what answers it has to wait.
 _MOST_PENDING = 1024 * 1024
 # Below this size, compressing takes a moment, and saves nothing.
@@ -101,7 +104,9 @@ class Route:
 class Call:
     """What all kinds have in common: the deadline, the end, the count."""
 
-    __slots__ = ("_assembler", "_connection", "_over", "_server", "_started", "deadline", "route", "stream")
+    __slots__ = (
+        "_assembler", "_connection", "_held", "_over", "_server", "_started", "deadline", "route", "stream"
+    )  # fmt: skip
 
     def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
         self._connection = connection
@@ -110,6 +115,7 @@ class Call:
         self.route = route
         self._over = False
         self._assembler: Assembler | None = None
+        self._held = 0  # of the connection's `held`
         self._started = time.perf_counter()
         self.deadline: int | None = None  # in which slot of `Deadlines`
         if route.method is not None and route.method.counters is not None:
@@ -128,26 +134,43 @@ class Call:
         """Part of the request's messages; a view that is gone afterwards."""
         if self._over:
             return
-        if self._assembler is None:
+        assembler = self._assembler
+        if assembler is None:
             # Most requests are one message, and come at once.
             size = len(chunk) - 5
             whole = size >= 0 and not chunk[0] and size == int.from_bytes(chunk[1:5], "big")
             if whole and size <= self._server.max_message:
                 self.message(bytes(chunk[5:]), False)
                 return
-            self._assembler = Assembler(self._server.max_message)
-        assembler, connection = self._assembler, self._connection
-        before = assembler.held
+            assembler = self._assembler = Assembler(self._server.max_message)
+        elif assembler.take(chunk):
+            return
         try:
             messages = assembler.feed(chunk)
-            connection.held += assembler.held - before
-            if connection.held > self._server.most_held:
-                raise RpcError(Code.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
         except RpcError as exc:
             self.fail(exc.code, str(exc))
             return
         for body, compressed in messages:
             self.message(body, compressed)
+        self.hold()
+
+    def hold(self, more: int = 0) -> None:
+        """Count the memory that the request takes, and `more`; fail if one connection has too much."""
+        if self._over:
+            return
+        size = self.waiting + more
+        if self._assembler is not None:
+            size += self._assembler.held
+        connection = self._connection
+        connection.held += size - self._held
+        self._held = size
+        if connection.held > self._server.most_held:
+            self.fail(Code.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of messages that are complete and were not answered."""
+        return 0
 
     def message(self, body: Body, compressed: bool) -> None:
         """One message of the request."""
@@ -216,9 +239,9 @@ class Call:
         self.stream.user = None  # no cycle: what it holds, large messages too, goes at once
         if self.deadline is not None:
             self._server.deadlines.remove(self)
-        if self._assembler is not None:
-            self._connection.held -= self._assembler.held
-            self._assembler = None
+        if self._held:
+            self._connection.held -= self._held
+        self._assembler = None
         self._server.count(self.route.method, code, time.perf_counter() - self._started)
         self.abandon()
 
@@ -257,6 +280,10 @@ class _OneMessage(Call):
             return
         self._message, self._compressed = body, compressed
 
+    @property
+    def waiting(self) -> int:
+        return 0 if self._message is None else len(self._message)
+
     def complete(self) -> None:
         message, self._message = self._message, None
         if message is None:
@@ -272,6 +299,7 @@ class _OneMessage(Call):
         except RpcError as exc:
             self.fail(exc.code, str(exc))
             return
+        self.hold(len(plain))
         if not self._over:
             self.answer(plain)
 
@@ -296,6 +324,8 @@ class _OneMessage(Call):
             limit = self._server.max_message
             text = f"the reply has {size} bytes, `grpc_max_message_length` allows {limit:.0f}"
             self.fail(Code.RESOURCE_EXHAUSTED, text)
+        elif size > _LARGE and self._connection.http2.pending_bytes + size > self._server.most_held:
+            self.fail(Code.RESOURCE_EXHAUSTED, "too many large replies wait on this connection to be read")
         elif size < _LARGE:
             self.finish(trailers, Code.OK, [b"".join((prefix_of(size, compressed), *pieces))])
         else:
@@ -315,6 +345,9 @@ class UnaryCall(_OneMessage):
         handler: Any = self.route.method.handler
         try:
             reply = await handler(message, self)
+        except asyncio.CancelledError:
+            self.fail(Code.CANCELLED, "the call was broken off")  # if it has not ended: it was not the client
+            raise
         except Exception as exc:
             self._task = None
             self.fail_with(exc)
@@ -383,13 +416,15 @@ class Messages:
     def __init__(self, call: StreamCall) -> None:
         self._call = call
         self._messages: deque[Message] = deque()
+        self.size = 0  # in memory, roughly
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, message: Message) -> None:
         self._messages.append(message)
+        self.size += len(message[0]) + _MESSAGE_OVERHEAD
         if len(self._messages) == _MOST_WAITING:
-            self._call.hold()
+            self._call.stop_credit()
         self._wake()
 
     def end(self) -> None:
@@ -404,8 +439,10 @@ class Messages:
         while True:
             while self._messages:
                 body, compressed = self._messages.popleft()
+                self.size -= len(body) + _MESSAGE_OVERHEAD
+                self._call.hold()
                 if len(self._messages) == _MOST_WAITING // 2:
-                    self._call.release()
+                    self._call.give_credit()
                 yield await unpacked(self._call._server, self._call.route, body) if compressed else body
             if self._ended:
                 return
@@ -430,7 +467,9 @@ class StreamCall(Call):
 
     def message(self, body: Body, compressed: bool) -> None:
         self._count(received=1)
-        self._messages.put((body, compressed))
+        # Tiny ones are many: a view and its block take ten times as much.
+        self._messages.put((body if len(body) > _TINY else bytes(body), compressed))
+        self.hold()
 
     def complete(self) -> None:
         self._messages.end()
@@ -442,6 +481,9 @@ class StreamCall(Call):
             async with aclosing(handler(self._messages, self)) as replies:
                 async for pieces in replies:
                     await self._send(pieces)
+        except asyncio.CancelledError:
+            self.fail(Code.CANCELLED, "the call was broken off")  # if it has not ended: it was not the client
+            raise
         except Exception as exc:
             self.fail_with(exc)
         else:
@@ -458,6 +500,8 @@ class StreamCall(Call):
         http2.send_data(stream, [prefix_of(size), *pieces])
         self._count(sent=1)
         self._connection.flush_later()
+        if self._connection.crowded:
+            await self._connection.room()
         if stream.pending > _MOST_PENDING:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
@@ -466,10 +510,14 @@ class StreamCall(Call):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    def hold(self) -> None:
+    @property
+    def waiting(self) -> int:
+        return self._messages.size
+
+    def stop_credit(self) -> None:
         self._connection.http2.hold(self.stream)
 
-    def release(self) -> None:
+    def give_credit(self) -> None:
         self._connection.http2.release(self.stream)
         self._connection.flush_later()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlserver.grpc.calls import Route
 from mlserver.tls import taken_by_client
-from mlserver.wire.http2 import Connection, Headers, Stream
+from mlserver.wire.http2 import Connection, ErrorCode, Headers, Stream
 
 if TYPE_CHECKING:
     from mlserver.grpc.server import GrpcServer
@@ -24,8 +24,15 @@ __all__ = ["GrpcProtocol"]
 
 _now = time.monotonic
 
-# A connection with so many bytes to send is not read.
+# A connection with so many bytes that its socket does not take is not read; with some of them, streams wait.
 _MOST_PENDING = 8 * 1024 * 1024
+_CROWDED = 1024 * 1024
+# What may wait for the client's credit without end; beyond, it has to give some in time.
+_MOST_QUEUED = 64 * 1024 * 1024
+# What amid a frame makes up for the time it takes, bytes a second: slow is not stalled.
+_SLOWEST = 1024
+# Seconds for which what a client in the wrong still sends is read, so that it sees why its connection ends.
+_LINGER = 1.0
 # Pieces below this size are joined before they are written: a list of many costs more than the copy.
 _SMALL_PIECE = 32 * 1024
 _NEVER = float("inf")
@@ -38,17 +45,21 @@ class GrpcProtocol(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_aged",
+        "_arrived",
         "_closing",
         "_deadline",
         "_flushing",
         "_incomplete",
         "_paused",
         "_pinged",
+        "_queued",
         "_reading_paused",
         "_server",
         "_since",
+        "_stalled_since",
         "_transport",
         "_unsent",
+        "_waiting",
         "held",
         "http2",
     )
@@ -57,7 +68,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self.http2 = Connection(self, server.limits)
-        self.held = 0  # bytes of messages that are still arriving
+        self.held = 0  # bytes of messages that are still arriving, or wait for the rest of their call
         self._flushing = False
         self._paused = False  # the socket takes no more for now
         self._reading_paused = False
@@ -65,7 +76,10 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._aged = False  # asked to go, because it is too old
         self._since = self._deadline = 0.0  # when it last sent, or began; until when it may live
         self._incomplete = _NEVER  # since when something is arriving that should not take long
-        self._unsent = 0
+        self._arrived = 0  # bytes since then
+        self._unsent = self._queued = 0  # what waited for the socket, and for credit, when last looked at
+        self._stalled_since = 0.0  # since when the client has taken none of that
+        self._waiting: list[asyncio.Future[None]] = []  # streams, for the socket to take more
         self._pinged = False
 
     # asyncio.BufferedProtocol
@@ -91,15 +105,17 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self._incomplete = _NEVER
         elif self._incomplete == _NEVER:
             self._incomplete = now
+            self._arrived = 0
+        else:
+            self._arrived += nbytes
         if http2.pending_bytes or http2.finished:
             self.flush_later()
-            if http2.pending_bytes > _MOST_PENDING and not self._reading_paused:
+            if http2.output_bytes > _MOST_PENDING and not (self._reading_paused or self._closing):
                 self._reading_paused = True
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        # Replies may still be read; not under TLS, where no loop keeps half of a connection.
-        return bool(self.http2.open_streams) and not self._server.tls
+        return False  # whoever is gone looks like this; a gRPC client that wants its replies does not
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._closing = True
@@ -109,11 +125,15 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._paused = True
         self._unsent = 0
-        self._since = _now()
+        self._stalled_since = _now()
 
     def resume_writing(self) -> None:
         self._paused = False
         self.flush()
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            if not stream.done():
+                stream.set_result(None)
 
     # Output
 
@@ -133,13 +153,32 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 self._transport.write(b"".join(pieces))
             else:
                 self._transport.writelines(_with_small_joined(pieces))
-        if self.http2.finished:
-            self._closing = True
-            self._since = _now()
-            self._transport.close()
-        elif self._reading_paused and self.http2.pending_bytes <= _MOST_PENDING:
+        if self._reading_paused and self.http2.output_bytes <= _MOST_PENDING:
             self._reading_paused = False
             self._transport.resume_reading()
+        if self.http2.finished:
+            self._end()
+
+    def _end(self) -> None:
+        """All is written: close. A client in the wrong is read on: else it is reset before it reads why."""
+        self._closing = True
+        self._stalled_since = now = _now()
+        self._deadline = now + _LINGER
+        if self.http2.error and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether streams should wait for `room`."""
+        return self._paused and self.http2.output_bytes > _CROWDED
+
+    async def room(self) -> None:
+        """Wait until the socket takes more."""
+        waiter = self._server.loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     # mlserver.wire.http2.Events
 
@@ -186,18 +225,29 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def sweep(self, now: float) -> None:
         """Act on what took too long."""
         server = self._server
-        if self._paused or self._closing:
+        unsent = taken_by_client(self._transport) if server.tls else self._transport.get_write_buffer_size()
+        if self._paused or self._closing or (unsent and server.tls):
             # Some progress within the time is enough; TCP tells how much was taken.
-            if server.tls:
-                unsent = taken_by_client(self._transport)
-            else:
-                unsent = self._transport.get_write_buffer_size()
             if unsent != self._unsent:
-                self._unsent, self._since = unsent, now
-            elif now - self._since > server.write_timeout:
+                self._unsent, self._stalled_since = unsent, now
+            elif now - self._stalled_since > server.write_timeout or (
+                self._closing and not unsent and now > self._deadline
+            ):
                 self._transport.abort()
-            return
-        if now - self._incomplete > server.header_timeout:
+                return
+            if self._paused or self._closing:
+                return
+        queued = self.http2.queued_bytes
+        if not (unsent and server.tls) and (queued < _MOST_QUEUED or queued < self._queued):
+            self._stalled_since = now
+        self._queued = queued
+        if now - self._stalled_since > server.write_timeout:
+            self.http2.close(ErrorCode.ENHANCE_YOUR_CALM, "no credit for the replies")
+            self.flush_later()
+        elif now - self._incomplete > server.header_timeout:
+            if self._arrived > _SLOWEST * (now - self._incomplete):
+                self._incomplete, self._arrived = now, 0
+                return
             self.http2.close(reason="a frame did not arrive in time")
             self.flush_later()
         elif now > self._deadline:

@@ -66,13 +66,13 @@ class Assembler:
     limit: of the size of a message, in bytes.
     """
 
-    __slots__ = ("_block", "_compressed", "_filled", "_limit", "_pad", "_prefix", "_size")
+    __slots__ = ("_at", "_begin", "_block", "_compressed", "_limit", "_prefix", "_stop")
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._prefix = b""
         self._block: memoryview | None = None  # None between messages
-        self._size = self._filled = self._pad = 0
+        self._begin = self._at = self._stop = 0  # of the message in the block: to here it is there
         self._compressed = False
 
     @property
@@ -85,51 +85,62 @@ class Assembler:
         """Bytes of memory that a message on its way takes."""
         return 0 if self._block is None else len(self._block)
 
+    def take(self, chunk: memoryview) -> bool:
+        """Take what is neither beginning nor end of a message, nor needs more memory; False for the rest,
+        which is for `feed`.
+        """
+        block = self._block
+        end = self._at + len(chunk)
+        if block is None or end >= self._stop or end > len(block):
+            return False
+        block[self._at : end] = chunk
+        self._at = end
+        return True
+
     def feed(self, chunk: memoryview) -> list[Message]:
         """The messages that `chunk` completes, and whether each is compressed. Raises RpcError."""
         complete: list[Message] = []
         while True:
-            if self._block is None:
+            block = self._block
+            if block is None:
                 missing = _PREFIX - len(self._prefix)
                 self._prefix += bytes(chunk[:missing])
                 if len(self._prefix) < _PREFIX:
                     return complete
                 chunk = chunk[missing:]
-                self._begin(chunk)
-            block = self._block
-            assert block is not None
-            part = chunk[: self._size - self._filled]
-            block = self._store(block, part)
-            if self._filled < self._size:
+                block = self._start(chunk)
+            part = chunk[: self._stop - self._at]
+            end = self._at + len(part)
+            if end > len(block):
+                block = self._grow(block)
+            block[self._at : end] = part
+            self._at = end
+            if end < self._stop:
                 return complete
             chunk = chunk[len(part) :]
-            complete.append((block[self._pad :], self._compressed))
+            complete.append((block[self._begin :], self._compressed))
             self._block = None
             if not len(chunk):
                 return complete
 
-    def _begin(self, start: memoryview) -> None:
-        flag, self._size = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
+    def _start(self, start: memoryview) -> memoryview:
+        """A block for the message whose prefix is here; start: what is there of the message."""
+        flag, size = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
         self._prefix = b""
         if flag > 1:
             raise RpcError(Code.INTERNAL, f"a message begins with the byte {flag}, which is neither 0 nor 1")
-        if self._size > self._limit:
-            raise too_large(self._size, self._limit)
+        if size > self._limit:
+            raise too_large(size, self._limit)
         self._compressed = bool(flag)
-        self._filled = 0
-        self._pad = -raw_tensor_offset(start) % _ALIGNMENT if not flag else 0
-        self._block = _new_block(self._pad + min(self._size, max(_BELIEVED, len(start))))
-
-    def _store(self, block: memoryview, part: memoryview) -> memoryview:
-        """Put a part where it belongs; returns the block, which may be another one now."""
-        at = self._pad + self._filled
-        self._filled += len(part)
-        if at + len(part) > len(block):
-            self._block = larger = _new_block(min(self._pad + self._size, 4 * len(block)))
-            larger[:at] = block[:at]
-            block = larger
-        block[at : at + len(part)] = part
+        self._begin = self._at = 0 if flag else -raw_tensor_offset(start) % _ALIGNMENT
+        self._stop = self._begin + size
+        self._block = block = _new_block(self._begin + min(size, max(_BELIEVED, len(start))))
         return block
+
+    def _grow(self, block: memoryview) -> memoryview:
+        self._block = larger = _new_block(min(self._stop, 4 * len(block)))
+        larger[: self._at] = block[: self._at]
+        return larger
 
 
 def _new_block(size: int) -> memoryview:

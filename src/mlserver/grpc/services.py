@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from mlserver.errors import MLServerError, ModelNotFound
+from mlserver.errors import ModelNotFound
 from mlserver.executor import Call as Inferring
-from mlserver.executor import Reply
+from mlserver.executor import Reply, describe
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc import health_pb2, model_repository_pb2, reflection_pb2, reflection_v1alpha_pb2
 from mlserver.grpc._define import POOL
@@ -45,6 +45,13 @@ REFLECTIONS = {
     "grpc.reflection.v1alpha.ServerReflection": reflection_v1alpha_pb2,
 }
 
+# Requests of one stream that may wait for their model, and that may be under way in Triton's dialect.
+_MOST_WAITING = 16
+_MOST_UNDER_WAY = 128
+# Replies that may wait for their client there.
+_MOST_ANSWERS = 16
+# Metadata that chooses the dialect of a stream.
+_DIALECT = "stream-dialect"
 # Seconds between two looks at what `Watch` watches.
 _WATCH = 0.25
 
@@ -187,8 +194,12 @@ class _Inference:
         first = await anext(requests, None)
         if first is None:
             raise RpcError(Code.INVALID_ARGUMENT, "a stream has at least one request")
-        request, _ = decode_request(first)
-        if request.parameters is not None and request.parameters.get(_TRITON_FINAL) is not None:
+        dialect = call.route.metadata.get(_DIALECT)
+        if dialect is None:
+            request, _ = decode_request(first)
+            if getattr(request.parameters, _TRITON_FINAL, None) is not None:
+                dialect = "triton"
+        if dialect == "triton":
             replies = self._triton(first, requests, call)
         else:
             replies = self._mlserver(first, requests, call)
@@ -203,11 +214,15 @@ class _Inference:
         name, version, _ = read_head(first)
         target, events = call._server.target(name, version)
         metadata = call.route.metadata
-        calls = Calls(Inferring(first, metadata, "protobuf"))
+        calls = _FewCalls(Inferring(first, metadata, "protobuf"))
 
         async def feed() -> None:
-            async for message in rest:
-                calls.put(Inferring(message, metadata, "protobuf"))
+            try:
+                async for message in rest:
+                    calls.put(Inferring(message, metadata, "protobuf"))
+                    await calls.room()
+            except RpcError as exc:
+                call.fail_with(exc)
             calls.end()
 
         feeding = asyncio.ensure_future(feed())
@@ -227,12 +242,12 @@ class _Inference:
         """Each request by itself, those that are under way at the same time together; an error ends none of
         the others.
         """
-        answers: asyncio.Queue[Pieces | None] = asyncio.Queue()
+        answers: asyncio.Queue[Pieces | None] = asyncio.Queue(_MOST_ANSWERS)
         tasks: set[asyncio.Task[None]] = set()
 
         async def answer(message: Body) -> None:
             async for pieces in self._triton_answers(message, call):
-                answers.put_nowait(pieces)
+                await answers.put(pieces)
 
         async def feed() -> None:
             def start(message: Body) -> None:
@@ -241,11 +256,16 @@ class _Inference:
                 task.add_done_callback(tasks.discard)
 
             start(first)
-            async for message in rest:
-                start(message)
+            try:
+                async for message in rest:
+                    start(message)
+                    if len(tasks) >= _MOST_UNDER_WAY:
+                        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            except RpcError as exc:
+                call.fail_with(exc)
             if tasks:
                 await asyncio.wait(tasks)
-            answers.put_nowait(None)
+            await answers.put(None)
 
         feeding = asyncio.ensure_future(feed())
         try:
@@ -265,12 +285,34 @@ class _Inference:
             async with aclosing(self._service.infer_stream(target, calls)) as replies:
                 async for reply in replies:
                     yield encode_stream_item(_pieces(reply))
-            if request.parameters is not None and request.parameters.get(_TRITON_FINAL):
+            if getattr(request.parameters, _TRITON_FINAL, False):
                 final = pb.ModelInferResponse(model_name=name, model_version=version, id=request_id)
                 final.parameters["triton_final_response"].bool_param = True
                 yield encode_stream_item([final.SerializeToString()])
-        except MLServerError as exc:
-            yield [encode_stream_error(str(exc))]
+        except Exception as exc:
+            yield [encode_stream_error(describe(exc)[1])]
+
+
+class _FewCalls(Calls):
+    """Calls that whoever puts them in waits for `room` to put in more. Made on the transport's loop."""
+
+    def __init__(self, *calls: Inferring) -> None:
+        super().__init__(*calls)
+        self._front = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+
+    async def room(self) -> None:
+        while len(self) >= _MOST_WAITING:
+            self._room.clear()
+            if len(self) >= _MOST_WAITING:  # they are taken out by another thread
+                await self._room.wait()
+
+    async def _take_out(self) -> AsyncIterator[Inferring]:
+        async for call in super()._take_out():
+            if len(self) == _MOST_WAITING // 2:
+                with suppress(RuntimeError):  # the transport's loop has ended
+                    self._front.call_soon_threadsafe(self._room.set)
+            yield call
 
 
 _TRITON_FINAL = "triton_enable_empty_final_response"
@@ -366,6 +408,8 @@ class _Health:
             if status != told:
                 told = status
                 yield [health_pb2.HealthCheckResponse(status=status).SerializeToString()]
+            if self._service.stopping:
+                raise RpcError(Code.UNAVAILABLE, "the server is stopping")
             await asyncio.sleep(_WATCH)
 
     def _status(self, name: str) -> Any:

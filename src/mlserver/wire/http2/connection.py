@@ -225,9 +225,19 @@ class Connection:
     def pending_bytes(self) -> int:
         """What is to be sent and was not taken: output, and data that waits for windows.
 
-        Take no output while the socket's own buffer is full, and stop reading while this is large.
+        Take no output while the socket's own buffer is full, and stop reading while `output_bytes` is large.
         """
         return self._output_size + self._queued
+
+    @property
+    def output_bytes(self) -> int:
+        """What `take_output` would give."""
+        return self._output_size
+
+    @property
+    def queued_bytes(self) -> int:
+        """Data that waits for windows. Only reading brings credit for it."""
+        return self._queued
 
     @property
     def open_streams(self) -> int:
