@@ -79,12 +79,17 @@ def encode_status(code: Code, text: str = "") -> bytes:
 
 # What a header value may hold, but for the percent sign itself.
 _ESCAPED = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+# Encoded, in bytes: clients take 8 KiB of metadata in all, and no status from a reply that has more.
 _LONGEST_TEXT = 4096
 
 
 def _percent_encode(text: str) -> bytes:
-    encoded = text[:_LONGEST_TEXT].encode("utf-8", "replace")
-    return _ESCAPED.sub(lambda match: b"%%%02X" % match[0][0], encoded)
+    text = text[:_LONGEST_TEXT]
+    while True:
+        encoded = _ESCAPED.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
+        if len(encoded) <= _LONGEST_TEXT:
+            return encoded
+        text = text[: len(text) * _LONGEST_TEXT // len(encoded)]
 
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
