@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc import model_repository_pb2 as old_pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.grpc.model_repository_pb2_grpc import ModelRepositoryServiceStub
-from tests.running import wait_for
+from tests.running import wait_for, write_model
 from tests.server.grpc_raw import GrpcListening, grpc_server, infer, wait_until_at_rest
 from tests.server.models import events, gates
 from tests.server.raw import open_gates, seen
@@ -613,3 +614,17 @@ def test_tritonclient(server: GrpcListening) -> None:
 def test_nothing_was_logged_as_an_error_but_what_models_did(server: GrpcListening) -> None:
     assert all("the model failed to answer" in line for line in server.alarm.lines), server.alarm.lines
     assert threading.active_count() < 200
+
+
+def test_the_example_of_the_documentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    joblib: Any = pytest.importorskip("joblib")
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    home = write_model(tmp_path, "iris", "mlserver_sklearn.SKLearnModel")
+    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), home / "model.joblib")
+    text = (Path(__file__).parents[2] / "docs" / "grpc.md").read_text()
+    code = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0]
+    with grpc_server(tmp_path, {}) as server:
+        exec(code.replace("localhost:8081", server.target), {})
+    assert "[0]" in capsys.readouterr().out.splitlines()
