@@ -204,7 +204,7 @@ class GrpcServer:
         content_type = fields.get(b"content-type", b"")
         if fields[b":method"] != b"POST":
             return self._refuse_http(b"405")
-        if not content_type.startswith(b"application/grpc"):
+        if not content_type.startswith(b"application/grpc") or content_type[16:17] not in (b"", b"+", b";"):
             return self._refuse_http(b"415")
         head = encode_headers(_REPLY)
         try:
