@@ -75,6 +75,8 @@ fuzz: $(DEV)
 bench: $(DEV)
 	$(BIN)/python benchmarks/rest_load.py
 	$(BIN)/python benchmarks/rest_large.py
+	$(BIN)/python benchmarks/grpc_load.py
+	$(BIN)/python benchmarks/grpc_large.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/liveness.py
 

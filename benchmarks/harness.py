@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -21,10 +22,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import peers
 from peers import Unavailable
@@ -47,8 +48,34 @@ class RunFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Point:
+    """How much is asked at a time."""
+
+    connections: int
+    streams: int | None = None
+    """Calls in flight on each connection; None where the protocol has no streams and the answer is one."""
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        """`32` is connections, `1x32` is connections x streams."""
+        return cls(*map(int, text.split("x")))
+
+    @property
+    def in_flight(self) -> int:
+        return self.connections * (self.streams or 1)
+
+    def __str__(self) -> str:
+        text = f"{self.connections} connection{'s' * (self.connections != 1)}"
+        return text if self.streams is None else f"{text} x {self.streams} stream{'s' * (self.streams != 1)}"
+
+
+@dataclass(frozen=True)
 class Workload:
-    """One request body for one model, and the one value the right answer holds."""
+    """One request body for one model, and the one value the right answer holds: over REST, unless a subclass
+    says otherwise."""
+
+    generator: ClassVar[str] = "wrk"
+    grpc: ClassVar[bool] = False
 
     model: str
     body: bytes = field(repr=False)
@@ -79,6 +106,9 @@ class Workload:
         }
         return json.dumps(reply, separators=(",", ":")).encode()
 
+    def load(self, server: Server, point: Point, seconds: int) -> Measured:
+        return load(server, self, point.connections, seconds)
+
 
 def v2_body(shape: list[int], data: list[float], datatype: str = "FP32") -> bytes:
     tensor = {"name": "x", "shape": shape, "datatype": datatype, "data": data}
@@ -100,6 +130,25 @@ class Launch:
     ready: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
     hard_stop: bool = False
+    grpc_port: int | None = None
+    successes: Counter | None = None
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Where a server itself says how many inferences succeeded: a metric in the format of Prometheus."""
+
+    port: int
+    metric: str
+
+    def read(self) -> int:
+        try:
+            with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+                connection.request("GET", "/metrics")
+                lines = connection.getresponse().read().decode().splitlines()
+        except (OSError, http.client.HTTPException) as error:
+            raise RunFailed(f"its metrics did not answer: {error!r}") from error
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"{self.metric}{{"))
 
 
 @dataclass(frozen=True)
@@ -108,6 +157,8 @@ class Server:
     pid: int
     ready_after: float
     """Seconds from the start of the process to the first moment it said that it is ready."""
+    grpc_port: int | None = None
+    successes: Counter | None = None
 
     @property
     def url(self) -> str:
@@ -216,7 +267,8 @@ def running(side: Side, model: str, *, timeout: float = 60) -> Iterator[Server]:
                     if time.perf_counter() - began > timeout:
                         raise RunFailed(f"{side.name} was not ready after {timeout:.0f} s: {_tail(log)}")
                     time.sleep(0.01)
-            yield Server(launch.http_port, process.pid, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            yield Server(launch.http_port, process.pid, took, launch.grpc_port, launch.successes)
         finally:
             _stop(process, hard=launch.hard_stop)
 
@@ -293,6 +345,9 @@ def _mlserver(python: Callable[[], Path], workers: int, *, hard_stop: bool) -> C
             "metrics_port": metrics_port,
             "parallel_workers": workers,
         }
+        if model == "sum":
+            # What we take anyway; MLServer takes no more than grpcio does, 4 MiB.
+            settings["grpc_max_message_length"] = 100 * 2**20
         home = folder / model
         home.mkdir()
         if model == IRIS.model:
@@ -308,7 +363,10 @@ def _mlserver(python: Callable[[], Path], workers: int, *, hard_stop: bool) -> C
         (home / "model-settings.json").write_text(json.dumps(model_settings))
         command = [str(interpreter.with_name("mlserver")), "start", str(folder)]
         ready = ("/v2/health/ready", f"/v2/models/{model}/ready")
-        return Launch(command, http_port, ready, hard_stop=hard_stop)
+        successes = Counter(metrics_port, "model_infer_request_success_total")
+        return Launch(
+            command, http_port, ready, hard_stop=hard_stop, grpc_port=grpc_port, successes=successes
+        )
 
     return prepare
 
@@ -362,7 +420,8 @@ def _triton(folder: Path, model: str) -> Launch:
     }
     command = [str(server), *(f"--{name}={value}" for name, value in options.items())]
     ready = ("/v2/health/ready", f"/v2/models/{model}/ready")
-    return Launch(command, http_port, ready, environment)
+    successes = Counter(metrics_port, "nv_inference_request_success")
+    return Launch(command, http_port, ready, environment, grpc_port=grpc_port, successes=successes)
 
 
 def _script(name: str, ready: str, arguments: Callable[[int], list[str]]) -> Callable[[Path, str], Launch]:
@@ -387,19 +446,26 @@ def tool(name: str) -> str:
 def _nginx(workload: Workload) -> Callable[[Path, str], Launch]:
     def prepare(folder: Path, model: str) -> Launch:
         nginx = tool("nginx")
-        reply, module = f"return 200 '{workload.reply.decode()}';", ""
+        # A `$` begins a variable and cannot be escaped: one stands in a variable for itself.
+        text = re.sub(rb"([\\'])", rb"\\\1", workload.reply).replace(b"$", b"${dollar}")
+        reply, module = b"return 200 '%s';" % text, ""
         if len(workload.body) > 4096:
             # `return` answers before it has read the body, which no client expects of a large one.
             if not ECHO.is_file():
                 raise Unavailable("no echo module for nginx here: apt-get install libnginx-mod-http-echo")
-            reply = f"echo_read_request_body; echo -n '{workload.reply.decode()}';"
+            reply = b"echo_read_request_body; echo -n '%s';" % text
             module = f"load_module {ECHO};"
-        (port,) = free_ports(1)
+        mime = "application/json"
+        if workload.grpc:
+            mime = "application/grpc"
+            reply += b" add_trailer grpc-status 0;"
+        # In clear text it speaks either HTTP/1.1, in which it is asked whether it is ready, or HTTP/2.
+        port, grpc_port = free_ports(2)
         paths = "\n".join(
             f"    {kind}_temp_path {folder / kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        configuration = f"""
+        head = f"""
 {module}
 worker_processes 1;
 daemon off;
@@ -408,21 +474,21 @@ error_log {folder / "log"} error;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
-    default_type application/json;
+    default_type {mime};
     keepalive_requests 1000000000;
     client_max_body_size 0;
     client_body_buffer_size 16m;
 {paths}
+    geo $dollar {{ default "$"; }}
     server {{
         listen 127.0.0.1:{port};
+        listen 127.0.0.1:{grpc_port} http2;
         location = /ready {{ return 200 ''; }}
-        location = /v2/models/{model}/infer {{ {reply} }}
-    }}
-}}
-"""
+        location = {workload.path} {{ """
         file = folder / "nginx.conf"
-        file.write_text(configuration)
-        return Launch([nginx, "-p", str(folder), "-c", str(file)], port, ("/ready",))
+        file.write_bytes(head.encode() + reply + b" }\n    }\n}\n")
+        command = [nginx, "-p", str(folder), "-c", str(file)]
+        return Launch(command, port, ("/ready",), grpc_port=grpc_port)
 
     return prepare
 
@@ -545,9 +611,14 @@ class Run:
     side: str
     workload: str
     connections: int
+    streams: int | None
     round: int
     measured: Measured | None
     failure: str | None = None
+
+    @property
+    def point(self) -> Point:
+        return Point(self.connections, self.streams)
 
 
 def available(names: Iterable[str], workload: Workload) -> list[Side]:
@@ -557,7 +628,9 @@ def available(names: Iterable[str], workload: Workload) -> list[Side]:
     for name in names:
         with tempfile.TemporaryDirectory(prefix="bench-probe-") as folder:
             try:
-                every[name].prepare(Path(folder), workload.model)
+                launch = every[name].prepare(Path(folder), workload.model)
+                if workload.grpc and launch.grpc_port is None:
+                    raise Unavailable("it speaks no gRPC")
                 found.append(every[name])
             except Unavailable as error:
                 print(f"left out: {name}, {error}", file=sys.stderr)
@@ -571,7 +644,7 @@ def turn_by_turn(items: Sequence[T], round_: int) -> list[T]:
 
 
 def compare(
-    workloads: Sequence[Workload], names: Sequence[str], connections: Sequence[int], seconds: int, rounds: int
+    workloads: Sequence[Workload], names: Sequence[str], points: Sequence[Point], seconds: int, rounds: int
 ) -> list[Run]:
     """Every side on every workload, one after another, again and again; one server alive at a time."""
     runs: list[Run] = []
@@ -579,25 +652,27 @@ def compare(
         for workload in workloads:
             everybody = sides(workload)
             for name in turn_by_turn(names, round_):
-                runs += _one(everybody[name], workload, connections, seconds, round_)
+                runs += _one(everybody[name], workload, points, seconds, round_)
     return runs
 
 
-def _one(
-    side: Side, workload: Workload, connections: Sequence[int], seconds: int, round_: int
-) -> Iterator[Run]:
-    left = list(connections)
+def _one(side: Side, workload: Workload, points: Sequence[Point], seconds: int, round_: int) -> Iterator[Run]:
+    left = list(points)
+    busiest = max(points, key=lambda point: point.in_flight)
     try:
         with running(side, workload.model) as server:
-            load(server, workload, min(8, max(connections)), 1)
+            workload.load(server, replace(busiest, connections=min(8, busiest.connections)), 1)
             while left:
-                measured = load(server, workload, left[0], seconds)
-                speed = f"{measured.requests_per_second:,.0f} requests/s with {left[0]} connections"
+                measured = workload.load(server, left[0], seconds)
+                speed = f"{measured.requests_per_second:,.0f} requests/s with {left[0]}"
                 progress(f"{side.name}, {workload.label}, round {round_ + 1}: {speed}")
-                yield Run(side.name, workload.label, left.pop(0), round_, measured)
+                yield Run(side.name, workload.label, **asdict(left.pop(0)), round=round_, measured=measured)
     except RunFailed as error:
         progress(f"{side.name}, {workload.label}, round {round_ + 1}: FAILED, {error}")
-        yield from (Run(side.name, workload.label, count, round_, None, str(error)) for count in left)
+        for point in left:
+            yield Run(
+                side.name, workload.label, **asdict(point), round=round_, measured=None, failure=str(error)
+            )
 
 
 def progress(text: str) -> None:
@@ -608,15 +683,14 @@ def progress(text: str) -> None:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Medians over the rounds for each side, workload and number of connections, and ratios to the peers."""
+    """Medians over the rounds for each side, workload and point, and ratios to the peers."""
     rows = []
-    cells = dict.fromkeys((run.workload, run.connections) for run in runs)
-    for workload, connections in cells:
-        here = [run for run in runs if (run.workload, run.connections) == (workload, connections)]
+    for workload, point in dict.fromkeys((run.workload, run.point) for run in runs):
+        here = [run for run in runs if (run.workload, run.point) == (workload, point)]
         medians: dict[str, dict[str, Any]] = {}
         for name in dict.fromkeys(run.side for run in here):
             good = [asdict(run.measured) for run in here if run.side == name and run.measured]
-            row: dict[str, Any] = {"side": name, "workload": workload, "connections": connections}
+            row: dict[str, Any] = {"side": name, "workload": workload, **asdict(point)}
             row["failed"] = sum(run.side == name and run.measured is None for run in here)
             if good:
                 row |= {key: statistics.median(each[key] for each in good) for key in good[0]}
@@ -646,10 +720,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def print_summary(rows: Sequence[dict[str, Any]]) -> None:
-    for workload, connections in dict.fromkeys((row["workload"], row["connections"]) for row in rows):
-        here = [row for row in rows if (row["workload"], row["connections"]) == (workload, connections)]
-        title = f"{workload}, {connections} connection{'s' * (connections != 1)}"
-        print_table(title, COLUMNS, sorted(here, key=lambda row: -row.get("requests_per_second", 0)))
+    def place(row: dict[str, Any]) -> tuple[str, Point]:
+        return row["workload"], Point(row["connections"], row["streams"])
+
+    for workload, point in dict.fromkeys(map(place, rows)):
+        here = [row for row in rows if place(row) == (workload, point)]
+        ranked = sorted(here, key=lambda row: -row.get("requests_per_second", 0))
+        print_table(f"{workload}, {point}", COLUMNS, ranked)
 
 
 def print_table(
@@ -728,7 +805,7 @@ def arguments(
     *,
     sides: Sequence[str],
     rounds: int,
-    connections: Sequence[int] = (),
+    points: Sequence[Point] = (),
     duration: int = 0,
 ) -> argparse.ArgumentParser:
     def side(text: str) -> str:
@@ -743,8 +820,16 @@ def arguments(
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
     parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
-    if connections:
-        parser.add_argument("--connections", type=several(int), default=list(connections), metavar="N,N")
+    if points:
+        streams = points[0].streams is not None
+        parser.add_argument(
+            "--points" if streams else "--connections",
+            dest="points",
+            type=several(Point.parse),
+            default=list(points),
+            metavar="CxS,CxS" if streams else "N,N",
+            help="connections x streams on each" if streams else "how many at a time",
+        )
         parser.add_argument("--duration", type=int, default=duration, metavar="SECONDS")
     return parser
 
@@ -761,12 +846,13 @@ def load_benchmark(
         chosen.rounds, chosen.duration = 1, 2
     asked = workloads(chosen)
     about = machine()
-    tool("wrk")
+    tool(asked[0].generator)
     versions = print_setting(about, chosen.sides, asked[0])
-    runs = compare(asked, list(versions), chosen.connections, chosen.duration, chosen.rounds)
+    runs = compare(asked, list(versions), chosen.points, chosen.duration, chosen.rounds)
     rows = summarise(runs)
     print_summary(rows)
-    method = {"rounds": chosen.rounds, "seconds": chosen.duration, "connections": chosen.connections}
+    points = [asdict(point) for point in chosen.points]
+    method = {"rounds": chosen.rounds, "seconds": chosen.duration, "points": points}
     record = {"machine": about, "versions": versions, "method": method}
     write(chosen.json, record | {"summary": rows, "runs": [asdict(run) for run in runs]})
     return 1 if any(run.measured is None for run in runs) else 0

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent.resolve()
 PROJECT = HERE.parent
 PEERS = HERE / ".peers"
 SERVED = HERE / "served"
-DEBIAN = "apt-get install wrk nginx-light"
+DEBIAN = "apt-get install wrk nghttp2-client nginx-light"
 
 
 class Unavailable(Exception):
@@ -98,7 +98,7 @@ def main(names: list[str]) -> int:
         except Unavailable as error:
             print(f"{name}: left out, {error}")
             missing += 1
-    for tool in ("wrk", "nginx"):
+    for tool in ("wrk", "h2load", "nginx"):
         if shutil.which(tool, path=SEARCH) is None:
             print(f"{tool}: missing, {DEBIAN}")
             missing += 1

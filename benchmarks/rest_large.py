@@ -23,7 +23,7 @@ if __name__ == "__main__":
     parser = harness.arguments(
         __doc__,
         sides=(harness.OURS, harness.REFERENCE, "triton", harness.FLOOR),
-        connections=(1, 4),
+        points=tuple(map(harness.Point, (1, 4))),
         duration=6,
         rounds=3,
     )

@@ -8,7 +8,7 @@ if __name__ == "__main__":
     parser = harness.arguments(
         __doc__,
         sides=(harness.OURS, harness.REFERENCE, "triton", "mosec", "litserve", harness.FLOOR),
-        connections=(1, 32, 128),
+        points=tuple(map(harness.Point, (1, 32, 128))),
         duration=6,
         rounds=3,
     )
