@@ -268,7 +268,13 @@ def running(side: Side, model: str, *, timeout: float = 60) -> Iterator[Server]:
                         raise RunFailed(f"{side.name} was not ready after {timeout:.0f} s: {_tail(log)}")
                     time.sleep(0.01)
             took = time.perf_counter() - began
-            yield Server(launch.http_port, process.pid, took, launch.grpc_port, launch.successes)
+            try:
+                yield Server(launch.http_port, process.pid, took, launch.grpc_port, launch.successes)
+            except RunFailed as error:
+                if process.poll() is None:
+                    raise
+                ended = f"ended with status {process.returncode}: {_tail(log)}"
+                raise RunFailed(f"{error}; {side.name} {ended}") from error
         finally:
             _stop(process, hard=launch.hard_stop)
 
