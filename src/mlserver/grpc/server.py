@@ -35,7 +35,9 @@ access_log = logging.getLogger("mlserver.grpc")
 # Seconds between two looks at all connections.
 _SWEEP = 0.25
 # What gRPC clients send is smaller than this by default; larger messages come in many reads.
-_READ_BUFFER = 256 * 1024
+_READ_BUFFER = 512 * 1024
+# A client with one large message need not wait for credit in the middle of it.
+_STREAM_WINDOW = 16 * 1024 * 1024
 _DEFAULT_MAX_MESSAGE = 100 * 1024 * 1024
 # Messages that are arriving on one connection may take so many times the largest one.
 _HELD_MESSAGES = 4
@@ -108,7 +110,11 @@ class GrpcServer:
             limit = _DEFAULT_MAX_MESSAGE
         self.max_message: float = math.inf if limit < 0 else limit
         self.most_held = _HELD_MESSAGES * max(self.max_message, _DEFAULT_MAX_MESSAGE)
-        self.limits = Limits(max_streams=settings.grpc_max_concurrent_streams)
+        self.limits = Limits(
+            max_streams=settings.grpc_max_concurrent_streams,
+            stream_window=_STREAM_WINDOW,
+            connection_window=4 * _STREAM_WINDOW,
+        )
         self.header_timeout = settings.http_header_timeout
         self.write_timeout = settings.http_body_timeout
         self.keepalive_time = settings.grpc_keepalive_time
