@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, RequestInput
 
-# No deadline: machines that run tests are busy.
-settings.register_profile("quick", deadline=None, max_examples=50)
-settings.register_profile("thorough", deadline=None, max_examples=2_000)
+# No deadline, and no judgement of how quickly examples are drawn: machines that run tests are busy.
+_UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=50, **_UNHURRIED)
+settings.register_profile("thorough", max_examples=2_000, **_UNHURRIED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 NUMERIC = tuple(DTYPES)
