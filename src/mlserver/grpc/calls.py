@@ -250,15 +250,9 @@ class Call:
 
 
 class RefusedCall(Call):
-    """One that no method answers: the status is known when the headers are."""
+    """One that no method answers: over as soon as its headers are read."""
 
     __slots__ = ()
-
-    def data(self, chunk: memoryview) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 class _OneMessage(Call):

@@ -270,10 +270,6 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self.http2.shutdown()
         self.flush_later()
 
-    @property
-    def idle(self) -> bool:
-        return not self.http2.open_streams
-
     def abort(self) -> None:
         self._transport.abort()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import ssl
@@ -13,15 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
-from mlserver.errors import StartError
 from mlserver.grpc.calls import Call, Method, RefusedCall, Route
 from mlserver.grpc.connection import GrpcProtocol
 from mlserver.grpc.framing import CODINGS
 from mlserver.grpc.services import methods
 from mlserver.grpc.status import Code, RpcError, encode_status, parse_timeout, read_metadata
+from mlserver.listening import listen
 from mlserver.logging import logger
 from mlserver.service import Service, Target
-from mlserver.tls import listen_options
 from mlserver.wire.http2 import Headers, Limits, Stream, encode_headers
 
 if TYPE_CHECKING:
@@ -141,17 +139,11 @@ class GrpcServer:
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
         self.tls = tls is not None
-        options = listen_options(tls, self.header_timeout)
-        try:
-            self._server = await self.loop.create_server(
-                lambda: GrpcProtocol(self), host, port, backlog=2048, reuse_address=True, **options
-            )
-        except OSError as exc:
-            if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):
-                raise StartError(f"gRPC port {port} is in use on {host}") from exc
-            raise StartError(f"cannot listen on {host}:{port} for gRPC: {exc}") from exc
+        self._server, bound = await listen(
+            lambda: GrpcProtocol(self), host, port, "gRPC", 1, tls, self.header_timeout
+        )
         self._sweep()
-        return int(self._server.sockets[0].getsockname()[1])
+        return bound
 
     async def stop(self, timeout: float) -> None:
         """Accept no more, finish what was accepted within `timeout` seconds, then break the rest off."""

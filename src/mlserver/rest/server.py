@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import ssl
 import time
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
-from mlserver.errors import StartError
+from mlserver.listening import listen
 from mlserver.logging import logger
 from mlserver.metrics.requests import Gauge
 from mlserver.rest.asgi import ASGIApp, Scope
 from mlserver.rest.head import Head, InferRoute, accepts_gzip
 from mlserver.rest.protocol import HttpProtocol
 from mlserver.service import Service, Target
-from mlserver.tls import listen_options
 
 if TYPE_CHECKING:
     from mlserver.metrics.requests import RequestMetrics, RouteCounters
@@ -84,17 +82,11 @@ class HttpServer:
     async def start(self, host: str, port: int, what: str, tls: ssl.SSLContext | None = None) -> int:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
         self.tls = tls is not None
-        options = listen_options(tls, self.header_timeout)
-        try:
-            self._server = await self.loop.create_server(
-                lambda: HttpProtocol(self), host, port, backlog=2048, reuse_address=True, **options
-            )
-        except OSError as exc:
-            if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):
-                raise StartError(f"{what} port {port} is in use on {host}", exit_code=3) from exc
-            raise StartError(f"cannot listen on {host}:{port} for {what}: {exc}", exit_code=3) from exc
+        self._server, bound = await listen(
+            lambda: HttpProtocol(self), host, port, what, 3, tls, self.header_timeout
+        )
         self._sweep()
-        return int(self._server.sockets[0].getsockname()[1])
+        return bound
 
     async def stop(self, timeout: float) -> None:
         """Accept no more, finish what was accepted within `timeout` seconds, then break the rest off."""
