@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "CodecError",
     "CodecNotFound",
+    "DeadlineUnreachable",
     "InferenceError",
     "InputsNotFound",
     "InvalidModelURI",
@@ -24,11 +25,17 @@ __all__ = [
     "OutputNotFound",
     "QueueFull",
     "StartError",
+    "WorkerUnavailable",
 ]
 
 
 class MLServerError(Exception):
-    """An error with a text for the caller and the HTTP status it stands for."""
+    """An error with a text for the caller and the HTTP status it stands for.
+
+    retry_after: seconds after which it is worth while to try again; None where it is not.
+    """
+
+    retry_after: float | None = None
 
     def __init__(self, msg: str, status_code: int = 400) -> None:
         super().__init__(msg)
@@ -101,8 +108,26 @@ class InvalidRequest(MLServerError):
 class QueueFull(MLServerError):
     """The model has as many requests waiting as it is allowed to have."""
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
         super().__init__(f"Model {name} has {limit} requests waiting already, try again later", 429)
+
+
+class DeadlineUnreachable(MLServerError):
+    """The caller's deadline would pass before the model could answer."""
+
+    def __init__(self, name: str, left: float, expected: float) -> None:
+        text = f"would wait {expected:.3f} s, and its caller {left:.3f} s"
+        super().__init__(f"Model {name} is busy: the request {text}", 504)
+
+
+class WorkerUnavailable(MLServerError):
+    """No worker has the model loaded at this moment."""
+
+    def __init__(self, name: str, reason: str = "", retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        why = f": {reason.rstrip('.')}" if reason else ""
+        super().__init__(f"Model {name} has no worker that could answer{why}; try again later", 503)
 
 
 class CodecError(MLServerError):

@@ -11,6 +11,7 @@ the call it belongs to.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from mlserver.utils import generate_uuid
 from mlserver.wire.formats import Body, Format, Payload, WireName, wire_of
 from mlserver.wire.forms import Form
 
-__all__ = ["Call", "Executor", "Fault", "Reply", "Stages", "describe", "failure"]
+__all__ = ["Call", "Executor", "Fault", "Reply", "Stages", "describe", "failure", "retry_headers"]
 
 
 @dataclass(slots=True)
@@ -44,8 +45,8 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back: an HTTP-style status, a body in the format of the call, and for a success the
-    request's id and the headers that the model set.
+    """What goes back: an HTTP-style status, a body in the format of the call, headers such as the model set,
+    and for a success the request's id.
     """
 
     status: int
@@ -63,6 +64,16 @@ class Stages:
     decode: float = 0.0
     predict: float = 0.0
     encode: float = 0.0
+
+    def totals(self) -> tuple[int, int, float, float, float]:
+        return self.batches, self.calls, self.decode, self.predict, self.encode
+
+    def add(self, other: Stages) -> None:
+        self.batches += other.batches
+        self.calls += other.calls
+        self.decode += other.decode
+        self.predict += other.predict
+        self.encode += other.encode
 
 
 class _Work:
@@ -325,7 +336,13 @@ def _take_headers(response: InferenceResponse) -> dict[str, Any] | None:
 def failure(call: Call, exc: BaseException) -> Reply:
     """The reply to a call that failed."""
     status, text, details = describe(exc)
-    return Reply(status, wire_of(call.wire).encode_error(text, details))
+    return Reply(status, wire_of(call.wire).encode_error(text, details), headers=retry_headers(exc))
+
+
+def retry_headers(exc: BaseException) -> dict[str, Any] | None:
+    """The header that says when it is worth while to try again, where it is."""
+    seconds = exc.retry_after if isinstance(exc, MLServerError) else None
+    return None if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
 class Fault(NamedTuple):

@@ -17,7 +17,8 @@ from mlserver.errors import ModelNotFound
 from mlserver.logging import logger
 from mlserver.memory import collect_frozen
 from mlserver.model import MLModel
-from mlserver.replica import Replica
+from mlserver.parallel.errors import RemoteError
+from mlserver.replicas import ReplicaSet
 from mlserver.types import State
 
 if TYPE_CHECKING:
@@ -25,17 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedModel", "ModelRegistry"]
 
-ReplicaFactory = Callable[["ModelSettings"], Replica]
+ReplicasFactory = Callable[["ModelSettings"], ReplicaSet]
 Hook = Callable[["LoadedModel", "LoadedModel | None"], Awaitable[None]]
 
 
 class LoadedModel:
-    """One version of one model: its settings, its replica, and how far it has come."""
+    """One version of one model: its settings, its replicas, and how far it has come."""
 
-    def __init__(self, settings: ModelSettings, replica: Replica) -> None:
+    def __init__(self, settings: ModelSettings, replicas: ReplicaSet) -> None:
         self.settings = settings
-        self.replica = replica
-        self.model: MLModel | None = None
+        self.replicas = replicas
         self.state = State.LOADING
         self.reason = ""
 
@@ -48,9 +48,19 @@ class LoadedModel:
         return self.settings.version
 
     @property
+    def model(self) -> MLModel | None:
+        """The model itself, where it is in this process."""
+        return self.replicas.model
+
+    @property
     def ready(self) -> bool:
-        model = self.model
-        return model is not None and self.state is State.READY and model.ready
+        """Whether it can answer at this moment."""
+        return self.state is State.READY and self.replicas.ready
+
+    @property
+    def willing(self) -> bool:
+        """Whether it may be asked: it is ready, or will be again when its workers are."""
+        return self.state is State.READY and self.replicas.willing
 
 
 def newer(a: str, b: str) -> int:
@@ -63,12 +73,12 @@ def newer(a: str, b: str) -> int:
 class ModelRegistry:
     """The loaded models, and those that were asked for and failed.
 
-    make_replica: gives the replica for a model's settings, not yet loaded. on_loaded, on_unloaded: awaited
+    make_replicas: gives the replicas for a model's settings, not yet loaded. on_loaded, on_unloaded: awaited
     with (new, old) before a model is swapped in, and with (old, new) when one goes.
     """
 
-    def __init__(self, make_replica: ReplicaFactory) -> None:
-        self._make_replica = make_replica
+    def __init__(self, make_replicas: ReplicasFactory) -> None:
+        self._make_replicas = make_replicas
         self._versions: dict[str, dict[str | None, LoadedModel]] = {}
         self._defaults: dict[str, LoadedModel] = {}
         self._loads: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = (
@@ -78,6 +88,8 @@ class ModelRegistry:
         self.age = 0  # counts the changes of what `find` finds
         # Models that were to be loaded and could not be: name and version to the reason.
         self.failures: dict[tuple[str, str | None], str] = {}
+        # Those without which the server is not ready.
+        self.required: set[tuple[str, str | None]] = set()
         self.on_loaded: list[Hook] = []
         self.on_unloaded: list[Hook] = []
 
@@ -101,8 +113,10 @@ class ModelRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether every loaded model can answer. Where none is loaded, none must have failed to load."""
+        """Whether every loaded model can answer, and none that was to be there at start-up is missing."""
         loaded = self.all()
+        if self.required & self.failures.keys():
+            return False
         return all(model.ready for model in loaded) if loaded else not self.failures
 
     async def get_model(self, name: str, version: str | None = None) -> MLModel:
@@ -119,9 +133,10 @@ class ModelRegistry:
 
     # Changing
 
-    async def load(self, settings: ModelSettings) -> MLModel:
+    async def load(self, settings: ModelSettings) -> MLModel | None:
         """Load a model, or reload one that is loaded already; the old copy serves until the new one is ready.
 
+        Returns the model, where it is in this process.
         Loads of one version wait for each other. Raises what the model's code raises, when a copy that
         serves already goes on serving; ModelNotFound when the model was unloaded meanwhile.
         """
@@ -129,18 +144,18 @@ class ModelRegistry:
         async with lock:
             return await self._load(settings)
 
-    async def _load(self, settings: ModelSettings) -> MLModel:
+    async def _load(self, settings: ModelSettings) -> MLModel | None:
         if settings.parallel_workers is not None:
             logger.warning(
                 "Model '%s': `parallel_workers` in a model's settings is deprecated, set it for the server",
                 describe(settings),
             )
-        new = LoadedModel(settings, self._make_replica(settings))
+        new = LoadedModel(settings, self._make_replicas(settings))
         old = self._registered(new)
         if old is None:
             self._put(new)
         try:
-            model = new.model = await new.replica.load()
+            description = await new.replicas.load()
             try:
                 if self._registered(new) is not (old or new):
                     raise ModelNotFound(new.name, new.version)
@@ -151,21 +166,22 @@ class ModelRegistry:
                         await hook(new, None)
                     raise ModelNotFound(new.name, new.version)
             except BaseException:
-                await new.replica.close()
+                await new.replicas.close()
                 raise
         except BaseException as exc:
             if self._registered(new) is new:
                 self._drop(new)
                 if not isinstance(exc, asyncio.CancelledError):
-                    self.failures[new.name, new.version] = f"{type(exc).__name__}: {exc}"
+                    kind = exc.kind if isinstance(exc, RemoteError) else type(exc).__name__
+                    self.failures[new.name, new.version] = f"{kind}: {exc}"
             raise
-        new.state = State.READY if model.ready else State.UNKNOWN
+        new.state = State.READY if description.ready else State.UNKNOWN
         self._put(new)
         self.failures.pop((new.name, new.version), None)
         logger.info("Loaded model '%s' successfully.", describe(settings))
         if old is not None:
             await self._retire(old, new)
-        return model
+        return new.model
 
     async def unload(self, name: str) -> None:
         """Unload all versions of a model. Raises ModelNotFound."""
@@ -230,10 +246,9 @@ class ModelRegistry:
             await hook(loaded, successor)
         if state is State.LOADING:
             return  # its own load notices and cleans up
-        await loaded.replica.close()
-        assert loaded.model is not None
-        gone, loaded.model = weakref.ref(loaded.model), None
-        if gone() is not None and not self._closing:
+        gone = None if loaded.model is None else weakref.ref(loaded.model)
+        await loaded.replicas.close()
+        if gone is not None and gone() is not None and not self._closing:
             collect_frozen()  # it is part of a cycle, maybe of one that the collector does not look at
         if successor is None:
             logger.info("Unloaded model '%s' successfully.", describe(loaded.settings))

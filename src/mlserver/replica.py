@@ -1,13 +1,13 @@
-"""A replica: one loaded copy of a model, the calls that wait for it, and where its code runs.
+"""A replica: one loaded copy of a model, and the place where its code runs.
 
-Two lanes lead to the executor. User code runs on a thread of the model's own with its own event loop,
-always the same one, so that nothing it does holds up the loop that talks to clients. A model that promises
-a short pure `predict` takes the short cut: it runs right where the calls arrived, as soon as everything
-that came in one turn of the loop has been collected, for as long as it keeps that promise; a slow turn or a
-large body sends its calls to the thread until it is quick again.
+`LocalReplica` is a copy in this process, be it the front or a worker. Two lanes lead to its executor. User
+code runs on a thread of the model's own with its own event loop, always the same one, so that nothing it does
+holds up the loop that talks to clients. A model that promises a short pure `predict` takes the short cut: it
+runs right where the calls arrived, for as long as it keeps that promise; a slow run or a large body sends its
+calls to the thread until it is quick again.
 
-Nobody waits for company: a free replica takes what is there, all of it where calls may be merged. While it
-is busy, they gather.
+A replica is given batches and gives them back answered. It has no queue of its own worth the name: who waits,
+and for which replica, is decided in `replicas`.
 """
 
 from __future__ import annotations
@@ -16,48 +16,153 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlserver.context import model_context
-from mlserver.errors import ModelNotFound, QueueFull
+from mlserver.errors import ModelNotFound
 from mlserver.executor import Call, Executor, Reply, Stages, failure
+from mlserver.handlers.custom import CustomHandler, get_custom_handlers
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
+from mlserver.types import MetadataModelResponse
 
 if TYPE_CHECKING:
     from mlserver.settings import ModelSettings
 
-__all__ = ["Calls", "Replica", "Waiting"]
+__all__ = ["Batch", "Calls", "Description", "LocalReplica", "Replica", "Waiting"]
 
 T = TypeVar("T")
 
-# A turn of the short lane may hold up the loop this long, in seconds, on average.
-_SHORT_TURN = 0.005
+# A run of the short lane may hold up the loop this long, in seconds, on average.
+_SHORT_RUN = 0.005
 # Bodies above this many bytes take longer to parse than the hop to the thread costs.
 _SHORT_BODY = 64 * 1024
-# So many calls at most become one run; more would make the first wait for the last.
-_MOST_CALLS = 256
-# Turns of the loop, each of which has to bring more calls, that a run may be put off.
-_MOST_TURNS = 8
 # Responses of a stream that may wait for a slow client.
 _STREAM_AHEAD = 8
 
 
 class Waiting:
-    """A call, and whether anybody still wants its reply, which `settle` takes."""
+    """A call, and whether anybody still wants its reply, which `settle` takes.
 
-    __slots__ = ("call", "left", "task")
+    batch: the one that it runs in, once it does. alone: it may not share one. lost: how often the worker that
+    had it ended before it answered.
+    """
+
+    __slots__ = ("alone", "batch", "call", "deadline", "left", "lost")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.left = False
-        self.task: asyncio.Task[None] | None = None
+        self.alone = False
+        self.lost = 0
+        self.batch: Batch | None = None
+        self.deadline: float | None = None
 
     def settle(self, reply: Reply) -> None:
         """Called on the front's loop, unless the caller has left."""
         raise NotImplementedError
+
+
+class Batch:
+    """Calls that a replica is given as one piece of work.
+
+    Its replica tells it, on the loop that gave it, how far it is: maybe `awaits`, then `done`; or `lost`.
+    """
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, waiting: list[Waiting]) -> None:
+        self.waiting = waiting
+        self.task: asyncio.Task[None] | None = None
+        for one in waiting:
+            one.batch = self
+
+    def awaits(self) -> None:
+        """The model's code awaits something: its loop is free to start more."""
+
+    def done(self, replies: Sequence[Reply], seconds: float) -> None:
+        """replies: one for each call, in order. seconds: that the executor took."""
+        raise NotImplementedError
+
+    def lost(self, reason: str) -> None:
+        """The replica ended before it answered."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """It is over. Calls and batch refer to each other, and bodies are too large to wait for a collector."""
+        for waiting in self.waiting:
+            waiting.batch = None
+        self.task = None
+
+    def wanted(self) -> list[Waiting]:
+        return [waiting for waiting in self.waiting if not waiting.left]
+
+    def aligned(self, wanted: Sequence[Waiting], replies: Sequence[Reply]) -> Sequence[Reply]:
+        """A reply for each call, where only the wanted ones were run."""
+        if len(wanted) == len(self.waiting):
+            return replies
+        by_call = {id(waiting): reply for waiting, reply in zip(wanted, replies, strict=True)}
+        return [by_call.get(id(waiting)) or Reply(499, b"") for waiting in self.waiting]
+
+
+@dataclass(slots=True)
+class Description:
+    """What a loaded copy tells of its model.
+
+    ready: what `load` returned. merges: whether calls may share a batch. handlers: custom REST routes.
+    """
+
+    ready: bool
+    merges: bool
+    handlers: list[CustomHandler] = field(default_factory=list)
+
+
+class Replica(Protocol):
+    """A copy of a model, wherever it runs. All methods belong to the loop that made it.
+
+    alive: whether it can be given work. coming: if not, whether it will be in a moment. ready: what the model
+    says of itself, or said last. local: the copy itself, if it is in this process. changed: to be called when
+    `alive` or `coming` changed.
+    """
+
+    settings: ModelSettings
+    changed: Callable[[], None]
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def coming(self) -> bool: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def local(self) -> LocalReplica | None: ...
+
+    @property
+    def stages(self) -> Stages: ...
+
+    async def load(self) -> Description:
+        """Raises whatever the model's code raises."""
+
+    async def close(self) -> None:
+        """Finish what is in flight, unload the model."""
+
+    def run(self, batch: Batch) -> None: ...
+
+    def cancel(self, batch: Batch) -> None:
+        """Nobody waits for this batch of one any more: break it off where it awaits."""
+
+    def recycle(self, reason: str) -> None:
+        """It is stuck: end it if that is possible; its batches are lost."""
+
+    def stream(self, calls: Calls) -> AsyncGenerator[Reply, None]: ...
+
+    async def metadata(self) -> MetadataModelResponse: ...
 
 
 class Calls:
@@ -118,40 +223,61 @@ class Calls:
             await self._waiter
 
 
-class Replica:
-    """Loads a model, answers its calls, unloads it.
+class LocalReplica:
+    """A copy of a model in this process: loads it, runs its batches, unloads it."""
 
-    All methods belong to the loop that is running when the replica is made. `max_waiting`: calls that may
-    wait before more are refused; 0 sets no limit.
-    """
-
-    def __init__(self, settings: ModelSettings, request_events: dict[str, str], max_waiting: int = 0) -> None:
+    def __init__(self, settings: ModelSettings, request_events: dict[str, str]) -> None:
+        """request_events: CloudEvents headers that every request shows to the model."""
         self.settings = settings
+        self.changed: Callable[[], None] = _nobody_cares
         self._request_events = request_events
-        self._max_waiting = max_waiting
-        self._front = asyncio.get_running_loop()
+        self._host = asyncio.get_running_loop()
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name=f"model-{settings.name}", daemon=True)
         self._model: MLModel | None = None
         self._executor: Executor | None = None
         self._inline = False
-        self._turn_cost = _SHORT_TURN  # moving average, in seconds; unproven until the first runs
-        self._waiting: deque[Waiting] = deque()
-        self._done: deque[tuple[Waiting, Reply]] = deque()
+        self._run_cost = _SHORT_RUN  # moving average, in seconds; unproven until the first runs
+        self._given: deque[Batch] = deque()
+        # (batch, replies, seconds), or (batch, None, 0) for one that awaits
+        self._told: deque[tuple[Batch, Sequence[Reply] | None, float]] = deque()
+        self._on_thread = 0  # batches
+        self._awaiting: set[Batch] = set()  # those of them that have let go of the thread's loop
+        self._take_scheduled = False
+        self._tell_scheduled = False
         self._in_flight = 0
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
-        self._turn_scheduled = False
-        self._turns = 0  # of the loop that this one has been put off, and calls that had come by then
-        self._collected = 0
-        self._take_scheduled = False
-        self._deliver_scheduled = False
-        self._thread_runs = 0
         self._pumps: set[asyncio.Task[Any]] = set()  # of streams that have not ended, on the model's loop
+
+    @property
+    def local(self) -> LocalReplica:
+        return self
+
+    @property
+    def model(self) -> MLModel | None:
+        return self._model
+
+    @property
+    def alive(self) -> bool:
+        return self._executor is not None
+
+    @property
+    def coming(self) -> bool:
+        return False
+
+    @property
+    def ready(self) -> bool:
+        return self._model is not None and self._executor is not None and bool(self._model.ready)
+
+    @property
+    def stages(self) -> Stages:
+        """Where its time went so far."""
+        return self._executor.stages if self._executor is not None else Stages()
 
     # Lifecycle
 
-    async def load(self) -> MLModel:
+    async def load(self) -> Description:
         """Import, construct and load the model on its own loop. Raises whatever its code raises."""
         self._thread.start()
         try:
@@ -160,17 +286,19 @@ class Replica:
             await self._discard()
             raise
 
-    async def _load(self) -> MLModel:
+    async def _load(self) -> Description:
         model = self._model = self.settings.implementation(self.settings)
         model.ready = bool(await model.load())
-        self._executor = Executor(model, self._request_events)
+        executor = Executor(model, self._request_events)
         self._inline = promises(model, "inline")
-        return model
+        self._executor = executor
+        handlers = [handler for handler, _ in get_custom_handlers(model)]
+        return Description(model.ready, executor.merges, handlers)
 
     async def close(self) -> None:
         """Finish what is in flight, unload the model, end its thread."""
         if self._in_flight:
-            self._idle = self._idle or self._front.create_future()
+            self._idle = self._idle or self._host.create_future()
             await self._idle
         await self._discard()
 
@@ -232,159 +360,135 @@ class Replica:
         if not self._in_flight and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    # Calls
+    async def metadata(self) -> MetadataModelResponse:
+        model = self._model
+        if model is None:
+            raise ModelNotFound(self.settings.name, self.settings.version)
+        if type(model).metadata is MLModel.metadata:
+            return await model.metadata()
+        return await self.on_model_loop(model.metadata())
 
-    def submit(self, waiting: Waiting) -> None:
-        """Queue a call; it is settled on this loop, never before this returns. Raises QueueFull."""
-        if self._max_waiting and len(self._waiting) >= self._max_waiting:
-            raise QueueFull(self.settings.name, self._max_waiting)
-        self._waiting.append(waiting)
+    # Batches
+
+    def run(self, batch: Batch) -> None:
+        """Its `done` is called on this loop: for a batch of the short lane before this returns."""
         self._in_flight += 1
-        if not self._turn_scheduled:
-            self._turn_scheduled = True
-            self._front.call_soon(self._turn)
-
-    def abandon(self, waiting: Waiting) -> None:
-        """Nobody waits for this call any more: drop it if it has not started, cancel it where it awaits."""
-        waiting.left = True
-        task = waiting.task
-        if task is not None:
-            self._loop.call_soon_threadsafe(task.cancel)
-
-    @property
-    def stages(self) -> Stages:
-        """Where its time went so far."""
-        return self._executor.stages if self._executor is not None else Stages()
-
-    @property
-    def queue_length(self) -> int:
-        return len(self._waiting)
-
-    def _turn(self) -> None:
-        """At the end of a turn of the front's loop: everything that arrived in it is here now."""
-        if self._short_lane():
-            arrived = len(self._waiting)
-            if arrived > 1 and self._collected < arrived and self._turns < _MOST_TURNS:
-                # More came with this turn than with the last: what is on its way can still come along.
-                self._collected = arrived
-                self._turns += 1
-                self._front.call_soon(self._turn)
-                return
-            self._collected = self._turns = 0
-            self._run_here()
-        self._turn_scheduled = False
-        if self._waiting and not self._take_scheduled:
+        if self._short_lane(batch) and self._run_here(batch):
+            return
+        self._given.append(batch)
+        if not self._take_scheduled:
             self._take_scheduled = True
             self._loop.call_soon_threadsafe(self._take)
 
-    def _short_lane(self) -> bool:
-        if not self._inline or self._turn_cost >= _SHORT_TURN or self._thread_runs or self._take_scheduled:
+    def cancel(self, batch: Batch) -> None:
+        task = batch.task
+        if task is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+
+    def recycle(self, reason: str) -> None:
+        """A thread cannot be ended from outside. What awaits is broken off, what computes goes on."""
+        logger.error("Model '%s': %s; its thread cannot be ended from outside", self.settings.name, reason)
+
+    def _short_lane(self, batch: Batch) -> bool:
+        if not self._inline or self._run_cost >= _SHORT_RUN or self._on_thread or self._given:
             return False
-        return sum(len(waiting.call.body) for waiting in self._waiting) < _SHORT_BODY
+        return sum(len(waiting.call.body) for waiting in batch.waiting) < _SHORT_BODY
 
-    def _run_here(self) -> None:
+    def _run_here(self, batch: Batch) -> bool:
+        """Whether that is how it ran."""
         assert self._executor is not None
-        while self._waiting:
-            batch = []
-            for waiting in self._next_batch():
-                if waiting.left:
-                    self._work_done()
-                else:
-                    batch.append(waiting)
-            started = time.perf_counter()
-            run = self._executor.run([waiting.call for waiting in batch])
+        wanted = batch.wanted()
+        started = time.perf_counter()
+        run = self._executor.run([waiting.call for waiting in wanted])
+        try:
+            run.send(None)
+        except StopIteration as done:
+            replies: Sequence[Reply] = done.value
+        except asyncio.CancelledError as exc:
+            replies = [_cut_short(waiting, exc) for waiting in wanted]
+        else:
             try:
-                run.send(None)
-            except StopIteration as done:
-                replies: list[Reply] = done.value
-            except asyncio.CancelledError as exc:
-                replies = [_cut_short(waiting, exc) for waiting in batch]
-            else:
-                try:
-                    run.close()
-                except RuntimeError:
-                    pass  # it awaits even in its `finally`
-                logger.warning(
-                    "%s declares `inline`, but its predict() awaits: it runs on its thread from now on",
-                    type(self._model).__name__,
-                )
-                self._inline = False
-                self._waiting.extendleft(reversed(batch))
-                return
-            self._note_cost(time.perf_counter() - started)
-            for waiting, reply in zip(batch, replies, strict=True):
-                self._settle(waiting, reply)
-
-    def _next_batch(self) -> list[Waiting]:
-        waiting = self._waiting
-        batch: list[Waiting] = []
-        while waiting and len(batch) < _MOST_CALLS:
-            try:
-                batch.append(waiting.popleft())
-            except IndexError:
-                break
-        return batch
+                run.close()
+            except RuntimeError:
+                pass  # it awaits even in its `finally`
+            logger.warning(
+                "%s declares `inline`, but its predict() awaits: it runs on its thread from now on",
+                type(self._model).__name__,
+            )
+            self._inline = False
+            return False
+        seconds = time.perf_counter() - started
+        self._note_cost(seconds)
+        try:
+            batch.done(batch.aligned(wanted, replies), seconds)
+        finally:
+            self._work_done()
+        return True
 
     def _note_cost(self, seconds: float) -> None:
-        self._turn_cost += 0.2 * (min(seconds, 0.1) - self._turn_cost)
+        self._run_cost += 0.2 * (min(seconds, 0.1) - self._run_cost)
 
     # On the model's loop
 
     def _take(self) -> None:
         self._take_scheduled = False
         assert self._executor is not None
-        if not self._executor.merges:
-            for waiting in self._next_batch():
-                self._start([waiting])
-            if self._waiting:
-                self._loop.call_soon(self._take)
-        elif self._waiting and not self._thread_runs:
-            self._start(self._next_batch())
+        started = []
+        # Batches of a model that merges are large enough to have the loop each for itself.
+        while self._given and not (self._executor.merges and self._on_thread > len(self._awaiting)):
+            batch = self._given.popleft()
+            self._on_thread += 1
+            batch.task = self._loop.create_task(self._run(batch))
+            started.append(batch)
+        if started:
+            self._loop.call_soon(self._look_at, started)
 
-    def _start(self, batch: list[Waiting]) -> None:
-        # Counted here, not when the task first runs: what comes in between must see that the model is busy.
-        self._thread_runs += 1
-        task = self._loop.create_task(self._run(batch))
-        if len(batch) == 1:
-            batch[0].task = task
+    def _look_at(self, started: list[Batch]) -> None:
+        """By now they have run as far as they get without awaiting."""
+        for batch in started:
+            if batch.task is not None and not batch.task.done():
+                self._awaiting.add(batch)
+                self._tell(batch, None, 0.0)
+        if self._given and not self._take_scheduled:
+            self._take()
 
-    async def _run(self, batch: Sequence[Waiting]) -> None:
+    async def _run(self, batch: Batch) -> None:
         assert self._executor is not None
         started = time.perf_counter()
-        wanted = [waiting for waiting in batch if not waiting.left]
+        wanted = batch.wanted()
         try:
             replies = await self._executor.run([waiting.call for waiting in wanted]) if wanted else []
         except asyncio.CancelledError as exc:
             replies = [_cut_short(waiting, exc) for waiting in wanted]
         finally:
-            self._thread_runs -= 1
+            self._on_thread -= 1
+            self._awaiting.discard(batch)
+        seconds = time.perf_counter() - started
         if self._inline:
-            self._note_cost(time.perf_counter() - started)
-        self._done.extend(zip(wanted, replies, strict=True))
-        if len(wanted) < len(batch):
-            self._done.extend((waiting, Reply(499, b"")) for waiting in batch if waiting not in wanted)
-        if not self._deliver_scheduled:
-            self._deliver_scheduled = True
-            self._front.call_soon_threadsafe(self._deliver)
-        if self._waiting and not self._take_scheduled:
+            self._note_cost(seconds)
+        self._tell(batch, batch.aligned(wanted, replies), seconds)
+        if self._given and not self._take_scheduled:
             self._take()
 
-    # Back on the front's loop
+    def _tell(self, batch: Batch, replies: Sequence[Reply] | None, seconds: float) -> None:
+        self._told.append((batch, replies, seconds))
+        if not self._tell_scheduled:
+            self._tell_scheduled = True
+            self._host.call_soon_threadsafe(self._hear)
 
-    def _deliver(self) -> None:
-        self._deliver_scheduled = False
-        while self._done:
-            self._settle(*self._done.popleft())
+    # Back on the host's loop
 
-    def _settle(self, waiting: Waiting, reply: Reply) -> None:
-        waiting.task = None
-        try:
-            if not waiting.left:
-                waiting.settle(reply)
-        except Exception:  # of one connection, which must not cost the others their replies
-            logger.exception("a reply could not be delivered")
-        finally:
-            self._work_done()
+    def _hear(self) -> None:
+        self._tell_scheduled = False
+        while self._told:
+            batch, replies, seconds = self._told.popleft()
+            if replies is None:
+                batch.awaits()
+                continue
+            try:
+                batch.done(replies, seconds)
+            finally:
+                self._work_done()
 
     # Streams
 
@@ -407,7 +511,7 @@ class Replica:
         wanted = True
 
         async def put(item: Any) -> None:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(queue.put(item), self._front))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(queue.put(item), self._host))
 
         async def pump() -> None:
             end: Any = _END
@@ -443,6 +547,10 @@ class Replica:
 
 
 _END = object()
+
+
+def _nobody_cares() -> None:
+    pass
 
 
 async def _contained(coroutine: Coroutine[Any, Any, T]) -> T:

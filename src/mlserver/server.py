@@ -11,9 +11,12 @@ from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_h
 from mlserver.errors import StartError
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import freeze_what_stays, keep_blocks_warm
-from mlserver.metrics import RequestMetrics, configure_metrics
+from mlserver.metrics import RequestMetrics, configure_metrics, release_metrics
+from mlserver.parallel.errors import RemoteError
+from mlserver.parallel.pool import InferencePoolRegistry, runs_here
 from mlserver.registry import ModelRegistry
-from mlserver.replica import Replica
+from mlserver.replica import LocalReplica, Replica
+from mlserver.replicas import ReplicaSet
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.service import Service
 from mlserver.settings import ModelSettings, Settings
@@ -35,10 +38,7 @@ class MLServer:
         self._settings = settings
         configure_logger(settings)
         keep_blocks_warm()
-        if settings.parallel_workers > 0 and "parallel_workers" in settings.model_fields_set:
-            logger.warning("`parallel_workers` has no effect yet: models run in the server's own process")
-        # Models run in this process, whatever `parallel_workers` says, and so do their metrics.
-        configure_metrics(settings.model_copy(update={"parallel_workers": 0}))
+        configure_metrics(settings)
         self.http_port: int | None = None
         self.grpc_port: int | None = None
         self.metrics_port: int | None = None
@@ -46,7 +46,12 @@ class MLServer:
         self._stop_requested = asyncio.Event()
         self._metrics = RequestMetrics(settings.metrics_rest_server_prefix)
         self._namespace = kubernetes_namespace()
-        self._model_registry = ModelRegistry(self._make_replica)
+        self._pools = (
+            InferencePoolRegistry(settings, self._metrics.parallel_queue())
+            if settings.parallel_workers > 0
+            else None
+        )
+        self._model_registry = ModelRegistry(self._make_replicas)
         self.service = Service(
             settings,
             self._model_registry,
@@ -54,17 +59,34 @@ class MLServer:
             self._metrics,
         )
 
-    def _make_replica(self, settings: ModelSettings) -> Replica:
+    def _make_replicas(self, settings: ModelSettings) -> ReplicaSet:
+        server = self._settings
+        limit = server.max_queue_size if settings.max_queue_size is None else settings.max_queue_size
+        batched = settings.max_batch_size > 1
+        return ReplicaSet(
+            settings,
+            self._place,
+            limit,
+            self._metrics.batch_queue(settings.name, settings.version or "") if batched else None,
+            server.retry_lost_calls,
+        )
+
+    async def _place(self, settings: ModelSettings) -> Sequence[Replica]:
+        """In workers, unless there are none or the model does not want to."""
         events = model_headers(
             CloudEventsTypes.Request, self._settings.server_name, settings.name, self._namespace
         )
-        return Replica(settings, events, self._settings.max_queue_size)
+        if self._pools is None or runs_here(settings):
+            return [LocalReplica(settings, events)]
+        return await self._pools.place(settings, events)
 
     async def start(self, models_settings: Sequence[ModelSettings] = ()) -> None:
         """Listen, load the models, serve until `stop` or a signal.
 
         Raises StartError when a port is taken, a certificate cannot be used or a model cannot be loaded.
         """
+        if self._pools is not None:
+            self._pools.start(models_settings)  # they start while this imports
         from mlserver.grpc.server import GrpcServer
         from mlserver.metrics.server import MetricsServer, metrics_route
         from mlserver.rest.app import create_app
@@ -111,6 +133,9 @@ class MLServer:
             self.service.stopping = True
             await asyncio.gather(http.stop(settings.shutdown_timeout), grpc.stop(settings.shutdown_timeout))
             await _within(settings.shutdown_timeout, registry.close())
+            if self._pools is not None:
+                await self._pools.close()
+                release_metrics()
             if metrics is not None:
                 await metrics.stop()
             tls.close()
@@ -133,6 +158,8 @@ class MLServer:
         """
         if not models:
             return True
+        if self._settings.load_failure == "continue":
+            self._model_registry.required = {(settings.name, settings.version) for settings in models}
         loads: dict[asyncio.Future[Any], ModelSettings] = {
             asyncio.ensure_future(self._model_registry.load(settings)): settings for settings in models
         }
@@ -145,11 +172,13 @@ class MLServer:
                     return False
                 for load in done:
                     exc = load.exception()
-                    if exc is not None:
+                    if exc is not None and self._settings.load_failure == "continue":
+                        # Listed in the index with its reason; the server is not ready while it is missing.
+                        logger.error("Model '%s' could not be loaded", loads[load].name, exc_info=exc)
+                    elif exc is not None:
                         name = loads[load].name
-                        raise StartError(
-                            f"model '{name}' could not be loaded: {type(exc).__name__}: {exc}"
-                        ) from exc
+                        kind = exc.kind if isinstance(exc, RemoteError) else type(exc).__name__
+                        raise StartError(f"model '{name}' could not be loaded: {kind}: {exc}") from exc
             return True
         finally:
             for task in pending:

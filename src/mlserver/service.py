@@ -4,7 +4,8 @@ The way of an inference:
 
     transport: bytes of one request
       -> Service.infer       which model, is it ready, is there room
-      -> Replica.submit      wait for a free lane, together with what else has arrived        (replica.py)
+      -> ReplicaSet.submit   wait for a free replica, together with what else has arrived     (replicas.py)
+      -> Replica.run         here, on the model's thread, or in a worker  (replica.py, parallel/)
       -> Executor.run        decode, group, merge, predict, split, encode                     (executor.py)
       -> Inference.settle    count it
     transport: bytes of one reply
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.executor import Call, Reply, describe
-from mlserver.model import MLModel, describe_model
+from mlserver.model import describe_model
 from mlserver.registry import LoadedModel, ModelRegistry
-from mlserver.replica import Calls, Replica, Waiting
+from mlserver.replica import Calls, Waiting
+from mlserver.replicas import ReplicaSet
 from mlserver.types import (
     MetadataModelResponse,
     MetadataServerResponse,
@@ -65,7 +67,7 @@ class Target:
             self.counters = service.metrics.model(self.name, self.label)
             self._age = registry.age
         loaded = self._loaded
-        if not loaded.ready:
+        if not loaded.willing:
             raise ModelNotReady(self.name, self.version or None)
         return loaded
 
@@ -73,14 +75,14 @@ class Target:
 class Inference(Waiting):
     """One inference under way. `abandon` it when its caller is gone."""
 
-    __slots__ = ("_answer", "_counters", "_replica", "_started")
+    __slots__ = ("_answer", "_counters", "_replicas", "_started")
 
-    def __init__(self, call: Call, target: Target, replica: Replica, answer: Callable[[Reply], None]) -> None:
-        self.call = call
-        self.left = False
-        self.task = None
+    def __init__(
+        self, call: Call, target: Target, replicas: ReplicaSet, answer: Callable[[Reply], None]
+    ) -> None:
+        super().__init__(call)
         self._counters = target.counters
-        self._replica = replica
+        self._replicas = replicas
         self._answer = answer
         self._started = _now()
 
@@ -89,7 +91,7 @@ class Inference(Waiting):
         self._answer(reply)
 
     def abandon(self) -> None:
-        self._replica.abandon(self)
+        self._replicas.abandon(self)
 
 
 class Service:
@@ -114,15 +116,20 @@ class Service:
 
     # Data plane
 
-    def infer(self, target: Target, call: Call, answer: Callable[[Reply], None]) -> Inference:
+    def infer(
+        self, target: Target, call: Call, answer: Callable[[Reply], None], deadline: float | None = None
+    ) -> Inference:
         """Start an inference; `answer` gets its reply on this loop, after this has returned.
 
-        Raises ModelNotFound, ModelNotReady, or QueueFull when the model has no room.
+        deadline: time of this loop at which nobody wants the reply any more.
+        Raises ModelNotFound, ModelNotReady, QueueFull when the model has no room, DeadlineUnreachable, or
+        WorkerUnavailable.
         """
         try:
-            replica = target.find(self).replica
-            inference = Inference(call, target, replica, answer)
-            replica.submit(inference)
+            replicas = target.find(self).replicas
+            inference = Inference(call, target, replicas, answer)
+            inference.deadline = deadline
+            replicas.submit(inference)
         except MLServerError as exc:
             self._count_refusal(target, exc)
             raise
@@ -134,14 +141,14 @@ class Service:
         Raises what `infer` raises, and MLServerError when the model fails, before the first reply or later.
         """
         try:
-            replica = target.find(self).replica
+            replicas = target.find(self).replicas
         except MLServerError as exc:
             self._count_refusal(target, exc)
             raise
         started = _now()
         succeeded = False
         try:
-            async with aclosing(replica.stream(calls)) as replies:
+            async with aclosing(replicas.stream(calls)) as replies:
                 async for reply in replies:
                     yield reply
             succeeded = True
@@ -177,12 +184,9 @@ class Service:
     async def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
         """What a model tells of itself; while it is loading, what its settings tell. Raises ModelNotFound."""
         loaded = self.registry.find(name, version)
-        model = loaded.model
-        if model is None:
+        if loaded.replicas.description is None:
             return describe_model(loaded.settings, loaded.settings.inputs, loaded.settings.outputs)
-        if type(model).metadata is MLModel.metadata:
-            return await model.metadata()
-        return await loaded.replica.on_model_loop(model.metadata())
+        return await loaded.replicas.metadata()
 
     # Model repository
 

@@ -140,6 +140,18 @@ class Settings(_Base):
     parallel_workers_timeout: int = 5
     """Seconds to wait for each worker to exit before it is killed."""
 
+    retry_lost_calls: bool = True
+    """Try a call once more in another worker when the one that had it ended before it answered."""
+
+    trial_load: bool = True
+    """Load a model in a process of its own first when its pool serves others: its crash hurts nobody."""
+
+    load_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a load() in a worker may take; null is unlimited."""
+
+    worker_gpus: list[str] = []
+    """Value of `CUDA_VISIBLE_DEVICES` for each worker of a pool, in turn; empty leaves it as it is."""
+
     environments_dir: str = DEFAULT_ENVIRONMENTS_DIR
     """Folder into which environment tarballs are unpacked."""
 
@@ -156,6 +168,9 @@ class Settings(_Base):
 
     load_models_at_startup: bool = True
     """Load every model that the repository lists before the server reports ready."""
+
+    load_failure: Literal["stop", "continue"] = "stop"
+    """When a model cannot be loaded at start-up: stop the server, or go on, not ready, with the others."""
 
     max_queue_size: int = 0
     """Requests that may wait for one model before more are refused with 429; 0 is unlimited."""
@@ -375,6 +390,15 @@ class ModelSettings(_Base):
 
     warm_workers: bool = False
     """Deprecated, without effect."""
+
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """Workers of its pool that load this model; null is all, more than there are adds workers."""
+
+    predict_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a predict() may take before its callers get 504 and its worker ends; null is unlimited."""
+
+    max_queue_size: Annotated[int, Field(ge=0)] | None = None
+    """Requests that may wait for this model before more are refused; null is as for the server."""
 
     max_batch_size: int = 0
     """Requests that may run as one batch; 1 or less switches batching off."""

@@ -43,7 +43,7 @@ def together(server: InThread, requests: list[dict[str, Any]]) -> list[requests.
 
 
 def waiting(server: InThread) -> int:
-    length: int = server.server._model_registry.find("m").replica.queue_length
+    length: int = server.server._model_registry.find("m").replicas.queue_length
     return length
 
 

@@ -164,7 +164,7 @@ class GrpcListening(InThread):
             or any(connection.held or connection.http2.pending_bytes for connection in self.connections)
             or self.started != self.ended
             or any(
-                loaded.replica._in_flight or loaded.replica.queue_length
+                loaded.replicas._in_flight or loaded.replicas.queue_length
                 for loaded in self.server.service.registry.all()
             )
         )

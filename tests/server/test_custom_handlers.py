@@ -459,8 +459,8 @@ def test_a_call_under_way_outlives_a_reload(tmp_path: Path) -> None:
             time.sleep(0.01)
         with server.connect() as other:
             other.sendall(b"POST /v2/repository/models/own/load HTTP/1.1\r\nhost: x\r\n\r\n")
-            old = server.server._model_registry.find("own").replica
-            while server.server._model_registry.find("own").replica is old:
+            old = server.server._model_registry.find("own").replicas
+            while server.server._model_registry.find("own").replicas is old:
                 time.sleep(0.01)
             gates["reload"].release()
             assert connection.recv(65536).endswith(b'"reload"')

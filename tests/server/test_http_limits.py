@@ -385,7 +385,7 @@ def test_connections_have_a_limit(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_a_model_is_dropped_with_its_client(server: Listening) -> None:
-    replica = server.server.service.registry.find("waits").replica
+    replica = server.server.service.registry.find("waits").replicas
     clients = [Raw(server.connect()) for _ in range(20)]
     for number, client in enumerate(clients):
         client.send(post("/v2/models/waits/infer", body(id=f"dropped {number}")))

@@ -219,7 +219,7 @@ def test_a_client_that_vanishes_abandons_its_request(
     server: Listening, leave: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = f"vanished {leave} {path}"
-    replica = server.server.service.registry.find("waits").replica
+    replica = server.server.service.registry.find("waits").replicas
     with caplog.at_level(logging.DEBUG), connected(server) as client:
         client.send(post(f"/v2/models/waits/{path}", body(id=key)))
         wait_until_begun(key)

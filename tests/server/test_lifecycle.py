@@ -377,7 +377,7 @@ def test_what_was_accepted_is_answered_before_a_model_goes(tmp_path: Path) -> No
 
 
 def replica_of(server: InThread, name: str) -> Any:
-    return server.server._model_registry.find(name).replica
+    return server.server._model_registry.find(name).replicas
 
 
 @pytest.mark.parametrize("cycle", [False, True])

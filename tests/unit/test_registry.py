@@ -16,9 +16,9 @@ import pytest
 from mlserver import MLModel, ModelSettings
 from mlserver.errors import ModelNotFound
 from mlserver.registry import LoadedModel, ModelRegistry, newer
-from mlserver.replica import Replica
 from mlserver.settings import ModelParameters
 from mlserver.types import State
+from tests.local import Local
 
 TIMEOUT = 10.0
 
@@ -55,7 +55,7 @@ def fresh() -> None:
 
 @pytest.fixture
 async def registry() -> AsyncIterator[ModelRegistry]:
-    registry = ModelRegistry(lambda settings: Replica(settings, {}))
+    registry = ModelRegistry(Local)
     yield registry
     Model.gate.set()
     await asyncio.wait_for(registry.close(), TIMEOUT)

@@ -18,8 +18,10 @@ import pytest
 from mlserver import MLModel, ModelSettings
 from mlserver.errors import MLServerError, ModelNotFound, QueueFull
 from mlserver.executor import Call, Reply
-from mlserver.replica import Calls, Replica, Waiting
+from mlserver.replica import Calls, Waiting
+from mlserver.replicas import ReplicaSet
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from tests.local import Local
 
 TIMEOUT = 10.0
 
@@ -207,16 +209,17 @@ def settings(cls: type[Model], **more: Any) -> ModelSettings:
 
 
 @asynccontextmanager
-async def replica(cls: type[Model], max_waiting: int = 0, **more: Any) -> AsyncIterator[tuple[Replica, Any]]:
-    loaded = Replica(settings(cls, **more), {}, max_waiting)
-    model = await loaded.load()
+async def replica(cls: type[Model], max_waiting: int = 0, **more: Any) -> AsyncIterator[tuple[Local, Any]]:
+    loaded = Local(settings(cls, **more), max_waiting)
+    await loaded.load()
+    model = loaded.model
     try:
         yield loaded, model
     finally:
         if isinstance(model, Gated):
             model.gate.set()
         await asyncio.wait_for(loaded.close(), TIMEOUT)
-        await until(lambda: not loaded._thread.is_alive(), "its thread ends")
+        await until(lambda: not loaded.thread.is_alive(), "its thread ends")
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -226,18 +229,18 @@ async def until(condition: Callable[[], Any], what: str) -> None:
         await asyncio.sleep(0.001)
 
 
-def submit(to: Replica, *values: int, pad: int = 0) -> list[Caller]:
+def submit(to: ReplicaSet, *values: int, pad: int = 0) -> list[Caller]:
     callers = [Caller(value, pad) for value in values]
     for caller in callers:
         to.submit(caller)
     return callers
 
 
-async def proven(to: Replica) -> None:
+async def proven(to: Local) -> None:
     """Until the model has shown that it is quick, which takes a call or a few."""
-    await until(lambda: to._thread_runs == 0, "it is idle")
+    await until(lambda: to.copy._on_thread == 0, "it is idle")
     for _ in range(1_000):
-        if to._turn_cost < 0.005:
+        if to.copy._run_cost < 0.005:
             return
         await submit(to, 0)[0].status()
     raise AssertionError("it never was quick")
@@ -249,7 +252,7 @@ async def proven(to: Replica) -> None:
 async def test_an_inline_model_proves_itself_on_its_thread_first() -> None:
     async with replica(Inline) as (loaded, model):
         await submit(loaded, 1)[0].status()
-        assert model.threads["predict"] == [loaded._thread]
+        assert model.threads["predict"] == [loaded.thread]
 
 
 async def test_an_inline_model_answers_what_came_in_one_turn_at_once_right_here() -> None:
@@ -267,7 +270,7 @@ async def test_large_bodies_take_the_thread() -> None:
     async with replica(Inline) as (loaded, model):
         await proven(loaded)
         assert await submit(loaded, 1, pad=64 * 1024)[0].status() == 200
-        assert model.threads["predict"][-1] is loaded._thread
+        assert model.threads["predict"][-1] is loaded.thread
         await proven(loaded)  # on a busy machine that turn may have been a slow one
         assert await submit(loaded, 1)[0].status() == 200
         assert model.threads["predict"][-1] is threading.current_thread()
@@ -280,7 +283,7 @@ async def test_a_model_that_is_slow_goes_to_its_thread_and_comes_back_when_it_is
         await submit(loaded, 1)[0].status()
         assert model.threads["predict"][-1] is threading.current_thread()  # nobody could know
         await submit(loaded, 2)[0].status()
-        assert model.threads["predict"][-1] is loaded._thread
+        assert model.threads["predict"][-1] is loaded.thread
         model.seconds = 0.0
         await proven(loaded)
         await submit(loaded, 3)[0].status()
@@ -295,9 +298,9 @@ async def test_a_model_that_awaits_all_the_same_is_moved_and_its_calls_are_answe
         with caplog.at_level(logging.WARNING):
             callers = submit(loaded, 1, 2)
             assert [await caller.data() for caller in callers] == [[1], [2]]
-            assert model.threads["predict"][-1] is loaded._thread
+            assert model.threads["predict"][-1] is loaded.thread
             await submit(loaded, 3)[0].status()
-        assert model.threads["predict"][-1] is loaded._thread
+        assert model.threads["predict"][-1] is loaded.thread
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warnings) == 1 and "BreaksItsPromise declares `inline`" in warnings[0]
 
@@ -333,8 +336,8 @@ async def test_all_code_of_a_model_runs_on_one_thread_and_one_loop() -> None:
         callers = submit(loaded, 1, 2)
         assert [await caller.data() for caller in callers] == [[1], [2]]
     assert model.threads.keys() == {"init", "load", "predict", "unload"}
-    assert {thread for threads in model.threads.values() for thread in threads} == {loaded._thread}
-    assert loaded._thread is not threading.current_thread()
+    assert {thread for threads in model.threads.values() for thread in threads} == {loaded.thread}
+    assert loaded.thread is not threading.current_thread()
     assert len(model.loops) == 4 and len(set(map(id, model.loops))) == 1
 
 
@@ -357,9 +360,9 @@ async def test_a_merging_model_that_awaits_is_busy_all_the_while() -> None:
         await until(lambda: model.calls == [[1]], "the first has started")
         callers += submit(loaded, 2)
         callers += submit(loaded, 3)
-        await loaded.on_model_loop(asyncio.sleep(0))
+        await loaded.copy.on_model_loop(asyncio.sleep(0))
         assert model.calls == [[1]]
-        await loaded.on_model_loop(_set(model.together))
+        await loaded.copy.on_model_loop(_set(model.together))
         assert [await caller.data() for caller in callers] == [[1], [2], [3]]
         assert model.calls == [[1], [2, 3]]
 
@@ -441,17 +444,17 @@ async def test_close_waits_for_what_is_in_flight_then_unloads_then_the_thread_en
         await until(model.entered.is_set, "the model is busy")
         closing = asyncio.ensure_future(loaded.close())
         await asyncio.sleep(0)
-        assert loaded._thread.is_alive() and "unload" not in model.threads
+        assert loaded.thread.is_alive() and "unload" not in model.threads
         model.gate.set()
         await asyncio.wait_for(closing, TIMEOUT)
         assert running.reply.result().status == 200
-        assert model.threads["unload"] == [loaded._thread]
-        await until(lambda: not loaded._thread.is_alive(), "its thread ends")
+        assert model.threads["unload"] == [loaded.thread]
+        await until(lambda: not loaded.thread.is_alive(), "its thread ends")
         assert model.ready is False
         with pytest.raises(ModelNotFound):
-            await loaded.on_model_loop(model.metadata())
+            await loaded.copy.on_model_loop(model.metadata())
         with pytest.raises(ModelNotFound):
-            loaded.stream(Calls.of(Caller().call))
+            await anext(loaded.stream(Calls.of(Caller().call)))
         loaded.close = _nothing  # type: ignore[method-assign]
 
 
@@ -472,20 +475,20 @@ async def test_tasks_that_a_model_leaves_behind_are_cancelled() -> None:
         async def begin() -> asyncio.Task[None]:
             return asyncio.ensure_future(forever())
 
-        left = await loaded.on_model_loop(begin())
-        await loaded.on_model_loop(asyncio.sleep(0))
+        left = await loaded.copy.on_model_loop(begin())
+        await loaded.copy.on_model_loop(asyncio.sleep(0))
         assert not left.done()
     assert cancelled.is_set()
 
 
 @pytest.mark.parametrize(("cls", "text"), [(FailsToLoad, "no weights"), (ExitsOnLoad, r"sys.exit\(3\)")])
 async def test_a_load_that_fails_unloads_and_ends_the_thread(cls: type[Model], text: str) -> None:
-    loaded = Replica(settings(cls), {})
+    loaded = Local(settings(cls))
     with pytest.raises(RuntimeError, match=text):
         await loaded.load()
-    await until(lambda: not loaded._thread.is_alive(), "its thread ends")
+    await until(lambda: not loaded.thread.is_alive(), "its thread ends")
     if cls is FailsToLoad:
-        assert FailsToLoad.made.pop().threads["unload"] == [loaded._thread]
+        assert FailsToLoad.made.pop().threads["unload"] == [loaded.thread]
 
 
 async def test_an_unload_that_fails_is_logged_and_ends_the_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -497,13 +500,15 @@ async def test_an_unload_that_fails_is_logged_and_ends_the_thread(caplog: pytest
 
 @pytest.mark.parametrize("cls", [Model, Inline, Streams])
 async def test_nothing_keeps_a_closed_model_alive(cls: type[Model]) -> None:
-    loaded = Replica(settings(cls), {})
-    gone = weakref.ref(await loaded.load())
+    loaded = Local(settings(cls))
+    await loaded.load()
+    assert loaded.model is not None
+    gone = weakref.ref(loaded.model)
     for _ in range(3):
         await submit(loaded, 1)[0].status()
     assert len([item async for item in loaded.stream(Calls.of(Caller(2).call))]) >= 1
     await loaded.close()
-    await until(lambda: not loaded._thread.is_alive(), "its thread ends")
+    await until(lambda: not loaded.thread.is_alive(), "its thread ends")
     await asyncio.sleep(0)
     gc.collect()
     assert gone() is None
@@ -516,7 +521,7 @@ async def test_a_stream_runs_on_the_model_s_thread() -> None:
     async with replica(Streams) as (loaded, model):
         items = [json.loads(item.body) async for item in loaded.stream(Calls.of(Caller(2).call))]
         assert [item["outputs"][0]["data"] for item in items] == [[2], [2]]
-        assert set(model.threads["predict"]) == {loaded._thread}
+        assert set(model.threads["predict"]) == {loaded.thread}
 
 
 async def test_a_stream_raises_what_the_model_raised_after_what_it_gave() -> None:
@@ -536,7 +541,7 @@ async def test_a_stream_runs_ahead_of_a_slow_client_by_a_little_alone() -> None:
         await anext(items)
         await until(lambda: model.given >= 8, "it runs ahead")
         for _ in range(20):  # turns of both loops in which it could
-            await loaded.on_model_loop(asyncio.sleep(0))
+            await loaded.copy.on_model_loop(asyncio.sleep(0))
         ahead = model.given
         assert ahead <= 1 + 8 + 2
         await anext(items)
@@ -549,7 +554,7 @@ async def test_closing_a_stream_closes_the_model_s_generator_before_it_is_unload
         await anext(items)
         await items.aclose()
     assert model.ended.is_set()
-    assert model.threads["stream"] == [loaded._thread]
+    assert model.threads["stream"] == [loaded.thread]
     assert not model.unloaded_before_end
 
 

@@ -18,7 +18,7 @@ from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady, QueueFu
 from mlserver.executor import Call, Reply
 from mlserver.metrics import RequestMetrics
 from mlserver.registry import ModelRegistry
-from mlserver.replica import Calls, Replica
+from mlserver.replica import Calls
 from mlserver.repository import ModelRepository
 from mlserver.service import Service, Target
 from mlserver.settings import ModelParameters
@@ -29,6 +29,7 @@ from mlserver.types import (
     RepositoryIndexResponseItem,
     ResponseOutput,
 )
+from tests.local import Local
 
 TIMEOUT = 10.0
 
@@ -99,7 +100,7 @@ def entry(
 async def service() -> AsyncIterator[Service]:
     Model.gate = threading.Event()
     Blocks.entered = threading.Event()
-    registry = ModelRegistry(lambda settings: Replica(settings, {}, max_waiting=2))
+    registry = ModelRegistry(lambda settings: Local(settings, max_waiting=2))
     yield Service(Settings(server_name="s", extensions=["e"]), registry, InMemory(), RequestMetrics())
     Model.gate.set()
     await asyncio.wait_for(registry.close(), TIMEOUT)
@@ -196,10 +197,10 @@ async def test_an_abandoned_inference_is_neither_answered_nor_counted(service: S
     target = Target("m", None)
     replies: list[Reply] = []
     gone = service.infer(target, call(0), replies.append)
-    await until(lambda: gone.task is not None, "it has started")
+    await until(lambda: gone.batch is not None and gone.batch.task is not None, "it has started")
     gone.abandon()
     assert (await infer(service, target, 1)).status == 200
-    replica = target.find(service).replica
+    replica = target.find(service).replicas
     await until(lambda: replica._in_flight == 0, "it has ended")
     assert (replies, counts(service)) == ([], (1, 0))
 

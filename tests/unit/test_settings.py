@@ -88,6 +88,11 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "tls_ports": ["http", "grpc", "metrics"],
     "shutdown_timeout": 30.0,
     "max_queue_size": 0,
+    "load_failure": "stop",
+    "load_timeout": None,
+    "retry_lost_calls": True,
+    "trial_load": True,
+    "worker_gpus": [],
 }
 
 
@@ -117,6 +122,9 @@ def test_model_defaults() -> None:
         "outputs": [],
         "parallel_workers": None,
         "warm_workers": False,
+        "replicas": None,
+        "predict_timeout": None,
+        "max_queue_size": None,
         "max_batch_size": 0,
         "max_batch_time": 0.0,
         "parameters": None,

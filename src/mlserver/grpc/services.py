@@ -162,7 +162,7 @@ class _Inference:
             models = registry.versions(registry.find(request.name).name)
         response = pb.ModelStatisticsResponse()
         for loaded in models:
-            stages = loaded.replica.stages
+            stages = loaded.replicas.stages
             response.model_stats.add(
                 name=loaded.name,
                 version=loaded.version or "",

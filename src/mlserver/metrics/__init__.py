@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlserver.metrics.custom import log, register
-    from mlserver.metrics.exposition import configure_metrics, scrape
+    from mlserver.metrics.exposition import configure_metrics, process_stopped, release_metrics, scrape
     from mlserver.metrics.registry import REGISTRY
     from mlserver.metrics.requests import RequestMetrics
     from mlserver.metrics.server import MetricsServer
@@ -22,7 +22,9 @@ __all__ = [
     "RequestMetrics",
     "configure_metrics",
     "log",
+    "process_stopped",
     "register",
+    "release_metrics",
     "scrape",
 ]
 
@@ -32,7 +34,9 @@ _HOMES = {
     "RequestMetrics": "requests",
     "configure_metrics": "exposition",
     "log": "custom",
+    "process_stopped": "exposition",
     "register": "custom",
+    "release_metrics": "exposition",
     "scrape": "exposition",
 }
 _SUBMODULES = frozenset(("context", "custom", "errors", "exposition", "registry", "requests", "server"))

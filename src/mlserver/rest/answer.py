@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from mlserver.executor import describe
+from mlserver.executor import describe, retry_headers
 from mlserver.wire.json import encode_error
 
 __all__ = [
@@ -42,10 +42,11 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status  # type: ignore[call-overload]
 
 
-def failed(exc: BaseException) -> tuple[int, bytes]:
-    """Status and JSON body that tell of an error."""
+def failed(exc: BaseException) -> tuple[int, Headers, bytes]:
+    """Status, headers and JSON body that tell of an error."""
     status, text, details = describe(exc)
-    return status, encode_error(text, details)
+    headers = [*JSON_HEADERS, *encode_headers(retry_headers(exc) or {})]
+    return status, headers, encode_error(text, details)
 
 
 def may_compress(headers: Headers) -> bool:

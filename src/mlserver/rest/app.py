@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import msgspec
 from pydantic_core import ValidationError
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, StreamingResponse
@@ -30,7 +29,7 @@ from mlserver.executor import Call, Reply
 from mlserver.replica import Calls
 from mlserver.rest.answer import failed
 from mlserver.rest.custom import CustomHandlers
-from mlserver.rest.responses import Response
+from mlserver.rest.responses import Response, error_response
 from mlserver.service import Inference, Service, Target
 from mlserver.settings import Settings
 from mlserver.types import RepositoryIndexRequest
@@ -113,7 +112,7 @@ def create_app(
         except Exception as exc:
             if begun:
                 raise
-            await _error(exc)(scope, receive, send)
+            await error_response(exc)(scope, receive, send)
 
     cors = settings.cors_settings
     return app if cors is None else CORSMiddleware(app, **cors.model_dump())
@@ -145,15 +144,6 @@ def _location(scope: Scope) -> str:
     query = scope["query_string"].decode("latin-1")
     host = headers.get("host") or "{}:{}".format(*scope["server"])
     return f"{scope['scheme']}://{host}{prefix}{path}" + (f"?{query}" if query else "")
-
-
-def _error(exc: Exception) -> PlainResponse:
-    if isinstance(exc, HTTPException):
-        # `detail` is what clients of older servers read.
-        content = {"error": exc.detail, "detail": exc.detail}
-        return Response(content, exc.status_code, headers=dict(exc.headers or {}))
-    status, body = failed(exc)
-    return PlainResponse(body, status, media_type="application/json")
 
 
 class _Endpoints:
@@ -192,13 +182,13 @@ class _Endpoints:
         target = Target(*_model(request))
         reply = await _while_connected(request, self._ask(target, await _call(request)))
         response = PlainResponse(reply.body, reply.status, media_type="application/json")
+        own = {str(key): str(value) for key, value in (reply.headers or {}).items()}
+        response.headers.update({k: v for k, v in own.items() if k.lower() not in _FRAMING})
         if reply.status == 200:
             events = model_headers(CloudEventsTypes.Response, self._server_name, target.name, self._namespace)
             if reply.id:
                 events[CLOUDEVENTS_HEADER_ID] = events[CLOUDEVENTS_HEADER_REQUEST_ID] = reply.id
             response.headers.update({k: v for k, v in events.items() if v.isascii() and v.isprintable()})
-            own = {str(key): str(value) for key, value in (reply.headers or {}).items()}
-            response.headers.update({k: v for k, v in own.items() if k.lower() not in _FRAMING})
         return response
 
     async def _ask(self, target: Target, call: Call) -> Reply:
@@ -295,5 +285,5 @@ async def _events(reply: Reply | None, replies: AsyncGenerator[Reply, None]) -> 
                 yield b"data: %b\n\n" % body
                 reply = await anext(replies, None)
         except Exception as exc:
-            yield b"data: %b\n\n" % failed(exc)[1]
+            yield b"data: %b\n\n" % failed(exc)[2]
             raise

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from mlserver.executor import describe
 from mlserver.rest.answer import (
     BODILESS,
-    JSON_HEADERS,
     Headers,
     checked_headers,
     failed,
@@ -65,8 +64,8 @@ class AppRun:
             if self._gone:
                 return
             if not self.streaming and not self._finished:
-                self._status, body = failed(exc)
-                self._finish(JSON_HEADERS, body)
+                self._status, headers, body = failed(exc)
+                self._finish(headers, body)
                 return
             if self._status < 500:  # else it was told, and logged
                 describe(exc)

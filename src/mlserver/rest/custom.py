@@ -1,6 +1,8 @@
 """Custom handlers: FastAPI reads their signatures, their models' loops run them.
 
-FastAPI is imported when the first model with a handler is loaded; most servers never pay for it.
+FastAPI is imported when the first model with a handler is loaded; most servers never pay for it. Handlers of
+a model in a worker are run there, as the ASGI application that they would be here: the front passes on what
+the client sends and what the application answers.
 """
 
 from __future__ import annotations
@@ -8,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response as PlainResponse
 from starlette.responses import StreamingResponse
-from starlette.routing import Match
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserver.handlers.custom import CustomHandler, get_custom_handlers
+from mlserver.parallel.replica import WorkerReplica
+from mlserver.replica import LocalReplica
 from mlserver.rest.responses import Response
 from mlserver.tensor import TensorData
 from mlserver.types.base import BaseModel, Parameters
@@ -25,76 +30,120 @@ from mlserver.types.base import BaseModel, Parameters
 if TYPE_CHECKING:
     from mlserver.registry import LoadedModel
 
-__all__ = ["CustomHandlers"]
+__all__ = ["CustomHandlers", "build_handlers", "scope_in_worker"]
 
-_Handlers = list[tuple[CustomHandler, Callable[..., Any]]]
-# By id of the loaded model, in the order of registration.
-_Owners = dict[int, tuple["LoadedModel", _Handlers]]
+
+class _Owner:
+    """A loaded model with handlers: their routes, and the application that answers them."""
+
+    def __init__(self, handlers: list[CustomHandler], app: ASGIApp) -> None:
+        self.app = app
+        self.routes = []
+        for handler in handlers:
+            route = Route(handler.rest_path, app, methods=[handler.rest_method])
+            route.methods = {handler.rest_method.upper()}  # not HEAD beside GET
+            self.routes.append(route)
+
+    def match(self, scope: Scope) -> tuple[Match, str]:
+        """How well the best route fits, and its path."""
+        best, path = Match.NONE, ""
+        for route in self.routes:
+            match, _ = route.matches(scope)
+            if match.value > best.value:
+                best, path = match, route.path
+        return best, path
 
 
 class CustomHandlers:
     """The routes of all loaded models, an ASGI application. Of equal paths the first registered answers."""
 
     def __init__(self) -> None:
-        self._owners: _Owners = {}
-        self._app: Any = None
+        self._owners: dict[int, _Owner] = {}  # by id of the loaded model, in the order of registration
 
     async def loaded(self, new: LoadedModel, old: LoadedModel | None) -> None:
         """Take over from `old`, in its place, or come last. Raises what FastAPI says of a signature."""
-        handlers = get_custom_handlers(new.model)
-        owners = self._owners.copy()
-        if old is not None and id(old) in owners:
-            owners = {}
-            for key, owner in self._owners.items():
-                if key == id(old):
-                    key, owner = id(new), (new, handlers)
-                owners[key] = owner
-        elif handlers:
-            owners[id(new)] = (new, handlers)
-        else:
+        description = new.replicas.description
+        handlers = [] if description is None else description.handlers
+        if not handlers and (old is None or id(old) not in self._owners):
             return
-        self._app = _build(owners)
+        local = new.replicas.local
+        owner = (
+            _Owner(handlers, _Remote(new) if local is None else build_handlers(local)) if handlers else None
+        )
+        owners: dict[int, _Owner] = {}
+        for key, other in self._owners.items():
+            if old is not None and key == id(old):
+                if owner is not None:
+                    owners[id(new)] = owner
+            else:
+                owners[key] = other
+        if owner is not None:
+            owners.setdefault(id(new), owner)
         self._owners = owners
 
     async def unloaded(self, old: LoadedModel, successor: LoadedModel | None) -> None:
-        if self._owners.pop(id(old), None) is not None:
-            self._app = _build(self._owners)
+        self._owners.pop(id(old), None)
 
     def matches(self, scope: Scope) -> bool:
-        if self._app is None or scope["type"] != "http":
-            return False
-        return any(route.matches(scope)[0] is not Match.NONE for route in self._app.router.routes)
+        return self._find(scope) is not None
+
+    def _find(self, scope: Scope) -> tuple[_Owner, str] | None:
+        if scope["type"] != "http":
+            return None
+        best: tuple[_Owner, str] | None = None
+        for owner in self._owners.values():
+            match, path = owner.match(scope)
+            if match is Match.FULL:
+                return owner, path
+            if match is Match.PARTIAL and best is None:
+                best = owner, ""
+        return best
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        front = asyncio.get_running_loop()
-        first: Message | None = await receive()  # all of the body
-
-        async def receive_anywhere() -> Message:
-            # A handler reads its request on another loop than the one that talks to the client.
-            nonlocal first
-            if first is not None:
-                message, first = first, None
-                return message
-            if asyncio.get_running_loop() is front:
-                return await receive()
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(receive), front))
-
-        for route in app.router.routes:
-            if route.matches(scope)[0] is Match.FULL:
-                scope["route_template"] = route.path
-                break
-        await app(scope, receive_anywhere, send)
+        found = self._find(scope)
+        if found is None:
+            raise HTTPException(404)
+        owner, path = found
+        if path:
+            scope["route_template"] = path
+        await owner.app(scope, receive, send)
 
 
-async def _call(receive: Receive) -> Message:
-    return await receive()
+class _Remote:
+    """The handlers of a model whose copies are in workers."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replica = self._loaded.replicas.one()
+        assert isinstance(replica, WorkerReplica)
+        plain = {key: scope[key] for key in _PLAIN if key in scope}
+        async with aclosing(replica.serve(plain, receive)) as messages:
+            async for message in messages:
+                await send(message)
 
 
-def _build(owners: _Owners) -> Any:
-    """A FastAPI application with the handlers of these models."""
-    if not any(handlers for _, handlers in owners.values()):
-        return None
+# What of a scope can be sent to another process, and says something there.
+_PLAIN = (
+    *("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"),
+    *("headers", "client", "server"),
+)
+
+
+def scope_in_worker(scope: dict[str, Any]) -> Scope:
+    """A scope again, after a way on which tuples became lists."""
+    pairs = {key: tuple(scope[key]) for key in ("client", "server") if scope.get(key) is not None}
+    return {
+        **scope,
+        **pairs,
+        "asgi": {"version": "3.0"},
+        "headers": [tuple(pair) for pair in scope["headers"]],
+    }
+
+
+def build_handlers(replica: LocalReplica) -> ASGIApp:
+    """The handlers of a model in this process. Raises what FastAPI says of a signature."""
     from fastapi import FastAPI
     from fastapi.exceptions import RequestValidationError
 
@@ -103,19 +152,39 @@ def _build(owners: _Owners) -> Any:
     # All other errors belong to the application around this one, which knows the one error shape.
     app.add_exception_handler(HTTPException, _reraise)
     app.add_exception_handler(Exception, _reraise)
-    for loaded, handlers in owners.values():
-        for handler, method in handlers:
-            app.add_api_route(
-                handler.rest_path,
-                _on_model_loop(loaded, method),
-                methods=[handler.rest_method],
-                response_model=None,
-                response_class=Response,
-            )
-    return app
+    for handler, method in get_custom_handlers(replica.model):
+        app.add_api_route(
+            handler.rest_path,
+            _on_model_loop(replica, method),
+            methods=[handler.rest_method],
+            response_model=None,
+            response_class=Response,
+        )
+    host = asyncio.get_running_loop()
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        first: Message | None = await receive()  # all of the body
+
+        async def receive_anywhere() -> Message:
+            # A handler reads its request on another loop than the one that talks to the client.
+            nonlocal first
+            if first is not None:
+                message, first = first, None
+                return message
+            if asyncio.get_running_loop() is host:
+                return await receive()
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(receive), host))
+
+        await app(scope, receive_anywhere, send)
+
+    return run
 
 
-def _on_model_loop(loaded: LoadedModel, method: Callable[..., Any]) -> Callable[..., Any]:
+async def _call(receive: Receive) -> Message:
+    return await receive()
+
+
+def _on_model_loop(replica: LocalReplica, method: Callable[..., Any]) -> Callable[..., Any]:
     """The handler with the signature that FastAPI is to read, run where all code of its model runs."""
     from fastapi.encoders import jsonable_encoder
 
@@ -132,9 +201,9 @@ def _on_model_loop(loaded: LoadedModel, method: Callable[..., Any]) -> Callable[
         return Response(jsonable_encoder(dump(result), custom_encoder=_MESSAGES))
 
     async def endpoint(*args: Any, **kwargs: Any) -> PlainResponse:
-        result = await loaded.replica.on_model_loop(run(*args, **kwargs))
+        result = await replica.on_model_loop(run(*args, **kwargs))
         if isinstance(result, StreamingResponse):
-            result.body_iterator = loaded.replica.iterate(_items(result.body_iterator))
+            result.body_iterator = replica.iterate(_items(result.body_iterator))
         for given in kwargs.values():
             if isinstance(given, PlainResponse) and given is not result:
                 # The handler asked for it, to set status and headers of its answer.

@@ -416,7 +416,8 @@ class HttpProtocol(asyncio.Protocol):
         status = reply.status
         body: Any = reply.body  # of a call in JSON, so is the reply: bytes
         if status != 200:
-            self.respond(status, JSON_HEADERS, body, route.template)
+            headers = [*JSON_HEADERS, *encode_headers(reply.headers)] if reply.headers else JSON_HEADERS
+            self.respond(status, headers, body, route.template)
             return
         if reply.headers or not head.plain or (head.accepts_gzip and len(body) >= _MIN_GZIP):
             try:
@@ -433,8 +434,8 @@ class HttpProtocol(asyncio.Protocol):
         self._done(200, route.template)
 
     def respond_failure(self, exc: Exception, template: str | None = None) -> None:
-        status, body = failed(exc)
-        self.respond(status, JSON_HEADERS, body, template)
+        status, headers, body = failed(exc)
+        self.respond(status, headers, body, template)
 
     def respond(
         self, status: int, headers: Headers, body: bytes, template: str | None = None, lines: bytes = b""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.responses import Response as PlainResponse
 
+from mlserver.rest.answer import failed
 from mlserver.types.base import BaseModel, Parameters, RootModel
 
-__all__ = ["Response"]
+__all__ = ["Response", "error_response"]
 
 
 class Response(JSONResponse):
@@ -37,3 +40,15 @@ def _default(value: Any) -> Any:
     if isinstance(value, (set, frozenset, tuple)):
         return list(value)
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")
+
+
+def error_response(exc: Exception) -> PlainResponse:
+    """The one shape that errors have."""
+    if isinstance(exc, HTTPException):
+        # `detail` is what clients of older servers read.
+        content = {"error": exc.detail, "detail": exc.detail}
+        return Response(content, exc.status_code, headers=dict(exc.headers or {}))
+    status, headers, body = failed(exc)
+    response = PlainResponse(body, status)
+    response.raw_headers += headers
+    return response

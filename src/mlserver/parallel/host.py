@@ -1,0 +1,309 @@
+"""A worker process: copies of models, run for the front that started it.
+
+    python -m mlserver.parallel.host SOCKET REPLIES REQUESTS
+
+The arguments are descriptors that the front left open: of a socket, and of the memory that replies and
+requests are passed in (-1 where there is none). A worker is what the front is to a model
+without workers: the place where `LocalReplica`s live. It ends with the front, whatever way that one goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mlserver.executor import Call, Reply
+from mlserver.logging import configure_logger, logger
+from mlserver.memory import calm_collector, collect_frozen, freeze_what_stays, keep_blocks_warm
+from mlserver.metrics import configure_metrics
+from mlserver.parallel.arena import Arena, Mapping
+from mlserver.parallel.channel import (
+    Channel,
+    Kind,
+    Reader,
+    describe_error,
+    encode_reply,
+)
+from mlserver.replica import Batch, Calls, LocalReplica, Waiting
+from mlserver.settings import ModelSettings, Settings
+from mlserver.utils import AsyncManager
+
+__all__ = ["main"]
+
+# From <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1
+# Items of a stream that may be on their way to the front before it has taken them.
+_STREAM_AHEAD = 8
+
+
+class _Batch(Batch):
+    __slots__ = ("_host", "model", "number")
+
+    def __init__(self, waiting: list[Waiting], host: _Host, model: int, number: int) -> None:
+        super().__init__(waiting)
+        self._host = host
+        self.model = model
+        self.number = number
+
+    def awaits(self) -> None:
+        self._host.channel.send(Kind.AWAITS, self.number)
+
+    def done(self, replies: Sequence[Reply], seconds: float) -> None:
+        self._host.done(self, replies, seconds)
+
+
+class _Stream:
+    """A stream of calls to a model, or of messages to its custom handlers."""
+
+    def __init__(self) -> None:
+        self.calls = Calls()
+        self.received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.room = asyncio.Semaphore(_STREAM_AHEAD)
+        self.task: asyncio.Task[None] | None = None
+
+
+class _Host:
+    """All copies in this process, by the numbers that the front gave them."""
+
+    channel: Channel
+
+    def __init__(self) -> None:
+        self._settings = Settings()
+        self._replicas: dict[int, LocalReplica] = {}
+        self._handlers: dict[int, Any] = {}
+        self._headers: dict[int, dict[str, Any]] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def heard(self, kind: Kind, fields: list[Any], reader: Reader) -> None:
+        if kind == Kind.RUN:
+            self._run(reader, *fields)
+        elif kind == Kind.HEADERS:
+            self._headers[fields[0]] = fields[1]
+        elif kind == Kind.CANCEL:
+            batch = self._batches.get(fields[0])
+            if batch is not None:
+                batch.waiting[0].left = True
+                self._replicas[batch.model].cancel(batch)
+        elif kind == Kind.ASK:
+            self._spawn(self._answer(*fields))
+        elif kind == Kind.OPEN:
+            self._open(*fields)
+        else:
+            stream = self._streams.get(fields[0])
+            if stream is not None:
+                self._heard_of_stream(stream, kind, fields, reader)
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Batches
+
+    def _run(self, reader: Reader, model: int, number: int, calls: list[Any]) -> None:
+        waiting = [Waiting(Call(reader.take(slot), self._headers[h], wire)) for wire, h, slot in calls]
+        batch = self._batches[number] = _Batch(waiting, self, model, number)
+        self._replicas[model].run(batch)
+
+    def done(self, batch: _Batch, replies: Sequence[Reply], seconds: float) -> None:
+        del self._batches[batch.number]
+        batch.let_go()
+        replica = self._replicas[batch.model]
+        writer = self.channel.writer()
+        encoded = [encode_reply(reply, writer) for reply in replies]
+        fields = (batch.number, seconds, replica.ready, replica.stages.totals(), encoded)
+        self.channel.send(Kind.DONE, *fields, writer=writer)
+
+    # Streams
+
+    def _open(self, number: int, model: int, scope: dict[str, Any] | None) -> None:
+        stream = self._streams[number] = _Stream()
+        work = (
+            self._infer(number, model, stream) if scope is None else self._serve(number, model, stream, scope)
+        )
+        stream.task = self._spawn(self._run_stream(number, work))
+
+    def _heard_of_stream(self, stream: _Stream, kind: Kind, fields: list[Any], reader: Reader) -> None:
+        if kind == Kind.PUT:
+            item, body = fields[1], reader.take(fields[2])
+            if isinstance(item, dict):
+                stream.received.put_nowait({**item, "body": bytes(body)})
+            else:
+                wire, headers = item
+                stream.calls.put(Call(body, self._headers[headers], wire))
+        elif kind == Kind.END:
+            stream.calls.end()
+            stream.received.put_nowait({"type": "http.disconnect"})
+        elif kind == Kind.MORE:
+            stream.room.release()
+        elif kind == Kind.CLOSE and stream.task is not None:
+            stream.task.cancel()
+
+    async def _run_stream(self, number: int, work: Any) -> None:
+        error: list[Any] | None = None
+        try:
+            await work
+        except asyncio.CancelledError:
+            pass
+        except Exception as exc:
+            error = describe_error(exc)
+        del self._streams[number]
+        self.channel.send(Kind.ENDED, number, error)
+
+    async def _send(self, number: int, stream: _Stream, item: Any, body: Any) -> None:
+        await stream.room.acquire()
+        writer = self.channel.writer()
+        slot = writer.add(body)
+        self.channel.send(Kind.ITEM, number, item, slot, writer=writer)
+
+    async def _infer(self, number: int, model: int, stream: _Stream) -> None:
+        replies = self._replicas[model].stream(stream.calls)
+        try:
+            async for reply in replies:
+                await self._send(number, stream, (reply.status, reply.id, reply.headers), reply.body)
+        finally:
+            await replies.aclose()
+
+    async def _serve(self, number: int, model: int, stream: _Stream, scope: dict[str, Any]) -> None:
+        """A request to a custom handler, as ASGI: the application runs here, its messages go to the front."""
+        from mlserver.rest.custom import scope_in_worker
+        from mlserver.rest.responses import error_response
+
+        begun = False
+
+        async def send(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            body = message.get("body", b"")
+            plain = {key: value for key, value in message.items() if key != "body"}
+            await self._send(number, stream, plain, body)
+
+        given = scope_in_worker(scope)
+        try:
+            await self._handlers[model](given, stream.received.get, send)
+        except Exception as exc:
+            if begun:
+                raise
+            await error_response(exc)(given, stream.received.get, send)
+
+    # What the front asks
+
+    async def _answer(self, number: int, what: str, *arguments: Any) -> None:
+        try:
+            value = await getattr(self, f"answer_{what}")(*arguments)
+        except (Exception, SystemExit) as exc:
+            self.channel.send(Kind.FAILED, number, describe_error(exc))
+        else:
+            self.channel.send(Kind.ANSWER, number, value)
+
+    async def answer_configure(self, settings: dict[str, Any], path: list[str]) -> str:
+        """path: what `sys.path` begins with."""
+        for entry in path:
+            if entry in sys.path:
+                sys.path.remove(entry)
+        sys.path[:0] = path
+        self._settings = Settings.model_validate(settings)
+        configure_logger(self._settings)
+        configure_metrics(self._settings, worker=True)
+        return sys.version
+
+    async def answer_preload(self, models: list[dict[str, Any]]) -> None:
+        """Import the classes of models that are going to be loaded."""
+        for settings in models:
+            try:
+                await asyncio.to_thread(
+                    lambda given: ModelSettings.model_validate(given).implementation, settings
+                )
+            except Exception:
+                logger.debug("an early import failed; loading will say why", exc_info=True)
+
+    async def answer_load(
+        self, model: int, settings: dict[str, Any], events: dict[str, str]
+    ) -> dict[str, Any]:
+        replica = LocalReplica(ModelSettings.model_validate(settings), events)
+        description = await replica.load()
+        self._replicas[model] = replica
+        if description.handlers:
+            from mlserver.rest.custom import build_handlers
+
+            try:
+                self._handlers[model] = build_handlers(replica)
+            except BaseException:
+                await self.answer_unload(model)
+                raise
+        asyncio.get_running_loop().call_soon(freeze_what_stays)
+        return {
+            "ready": description.ready,
+            "merges": description.merges,
+            "handlers": [(handler.rest_path, handler.rest_method) for handler in description.handlers],
+        }
+
+    async def answer_unload(self, model: int) -> None:
+        replica = self._replicas.pop(model, None)
+        self._handlers.pop(model, None)
+        if replica is not None:
+            await replica.close()
+            del replica
+            collect_frozen()
+
+    async def answer_metadata(self, model: int) -> dict[str, Any]:
+        metadata = await self._replicas[model].metadata()
+        dumped: dict[str, Any] = metadata.model_dump(mode="json")
+        return dumped
+
+    async def answer_stop(self) -> None:
+        """Unload what is loaded. The front closes the socket then, which ends this process."""
+        await asyncio.gather(*(self.answer_unload(model) for model in list(self._replicas)))
+
+
+def main() -> None:
+    descriptors = [int(argument) for argument in sys.argv[1:]]
+    _end_with_the_front()
+    calm_collector()
+    keep_blocks_warm()
+    AsyncManager().run(_serve(*descriptors))
+
+
+def _end_with_the_front() -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        # The socket tells as well, but only a process that listens.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def _serve(descriptor: int, replies: int, requests: int) -> None:
+    over = asyncio.Event()
+    host = _Host()
+    arena = Arena(replies) if replies >= 0 else None
+    mapping = Mapping(requests) if requests >= 0 else None
+    host.channel = Channel(arena, mapping, host.heard, over.set)
+    connection = socket.socket(fileno=descriptor)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().create_connection(lambda: host.channel, sock=connection)
+    await over.wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _run_exit_hooks()
+    # Threads of models may be computing for ever: nobody waits for them.
+    os._exit(0)
+
+
+def _run_exit_hooks() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The front's side of one worker process: start it, talk to it, notice its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlserver.logging import logger
+from mlserver.metrics import process_stopped
+from mlserver.parallel.arena import Arena, Mapping, nameless_file
+from mlserver.parallel.channel import Channel, Kind, Reader
+from mlserver.parallel.errors import WorkerStop
+
+if TYPE_CHECKING:
+    from mlserver.parallel.environment import Environment
+    from mlserver.settings import Settings
+
+__all__ = ["Worker"]
+
+# Seconds that a process whose socket has closed gets to be gone.
+_LAST_BREATH = 1.0
+
+
+class Worker:
+    """A worker process, from its start to its end; another one takes its place then.
+
+    on_batch: gets DONE and AWAITS, on_stream: ITEM and ENDED. on_end: called once, with the exit code as
+    `subprocess` gives it: negative for a signal.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Environment,
+        variables: dict[str, str],
+        on_frame: Callable[[Kind, list[Any], Reader], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._variables = variables
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._arena: Arena | None = None
+        self.channel: Channel | None = None
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, preload: Sequence[dict[str, Any]] = ()) -> None:
+        """Start the process and configure it. Raises WorkerStop when it ends at once, OSError when it cannot
+        start.
+        """
+        ours, theirs = socket.socketpair()
+        requests, replies = _shared_file(), _shared_file()
+        given = (theirs.fileno(), replies, requests)
+        try:
+            # No wait for it, and on this thread: a worker ends when the thread that started it does.
+            self._process = subprocess.Popen(  # noqa: ASYNC220
+                [self._environment.python, "-m", "mlserver.parallel.host", *map(str, given)],
+                pass_fds=[descriptor for descriptor in given if descriptor >= 0],
+                env={**self._environment.variables, **self._variables},
+                stdin=subprocess.DEVNULL,
+            )
+            arena = Arena(requests) if requests >= 0 else None
+            mapping = Mapping(replies) if replies >= 0 else None
+        except BaseException:
+            ours.close()
+            if requests >= 0:
+                os.close(requests)
+            raise
+        finally:
+            theirs.close()
+            if replies >= 0:
+                os.close(replies)
+        self._arena = arena
+        threading.Thread(target=self._wait, name=f"worker-{self.pid}", daemon=True).start()
+        ours.setblocking(False)
+        channel = self.channel = Channel(arena, mapping, self._on_frame, self._lost)
+        await self._loop.create_connection(lambda: channel, sock=ours)
+        settings = self._settings.model_dump(mode="json")
+        await self.ask("configure", settings, self._environment.path)
+        if preload:
+            channel.send(Kind.ASK, -1, "preload", list(preload))
+
+    async def ask(self, what: str, *arguments: Any) -> Any:
+        """Raises what the worker's code raised, or WorkerStop when it ends instead of answering."""
+        if self.channel is None or self.ended.done():
+            raise WorkerStop(self.ended.result() if self.ended.done() else -1)
+        return await self.channel.ask(what, *arguments)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+    def discard(self) -> None:
+        """End it without a word."""
+        self.kill()
+        if self.channel is not None:
+            self.channel.close()
+
+    async def stop(self, timeout: float) -> None:
+        """Let it unload its models and end, for `timeout` seconds at most."""
+        try:
+            await asyncio.wait_for(self.ask("stop"), timeout)
+            if self.channel is not None:
+                self.channel.close()
+            await asyncio.wait_for(asyncio.shield(self.ended), timeout)
+        except (asyncio.TimeoutError, WorkerStop):
+            if not self.ended.done():
+                logger.warning("Worker %d did not end within %g s and is killed", self.pid, timeout)
+                self.kill()
+        if self._process is not None:
+            await self.ended
+
+    def _lost(self) -> None:
+        """Its socket closed. A process that lives on without one is of no use."""
+        self._loop.call_later(_LAST_BREATH, self.kill)
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        code = self._process.wait()
+        try:
+            self._loop.call_soon_threadsafe(self._over, code)
+        except RuntimeError:
+            pass  # the loop ended before it
+
+    def _over(self, code: int) -> None:
+        process_stopped(self.pid)
+        self.ended.set_result(code)
+        if self.channel is not None:
+            self.channel.fail_asked(WorkerStop(code))
+            self.channel.close()
+        if self._arena is not None:
+            self._arena.close()
+        self._on_end(code)
+
+
+def _shared_file() -> int:
+    try:
+        return nameless_file()
+    except OSError as exc:
+        logger.warning("No memory can be shared with workers, large tensors go through sockets: %s", exc)
+        return -1

@@ -1,0 +1,477 @@
+"""Models in worker processes: the same answers as without, and the truth when a worker ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import requests
+
+from mlserver.grpc import dataplane_pb2 as pb
+from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
+from tests.running import AsProcess, InThread, process, serving, start_process, wait_for, write_model
+
+MODELS = "tests.server.worker_models"
+TIMEOUT = 30.0
+
+
+def folder_of(path: Path, *names: str, **settings: Any) -> Path:
+    for name in names:
+        write_model(path, name.lower(), f"{MODELS}.{name}", **settings)
+    return path
+
+
+def request(*values: float, **fields: Any) -> dict[str, Any]:
+    tensor = {"name": "x", "shape": [len(values), 1], "datatype": "FP64", "data": list(values)}
+    return {"inputs": [tensor], **fields}
+
+
+def output(reply: Any, name: str = "y") -> list[Any]:
+    assert reply.status_code == 200, reply.text
+    data: list[Any] = next(o["data"] for o in reply.json()["outputs"] if o["name"] == name)
+    return data
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InThread]:
+    folder = folder_of(tmp_path_factory.mktemp("models"), "Echo", "Moody", "Rowwise", "Talks")
+    metrics = tmp_path_factory.mktemp("metrics")
+    with serving(folder, parallel_workers=1, metrics_dir=str(metrics)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stub(server: InThread) -> Iterator[Any]:
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(f"127.0.0.1:{server.server.grpc_port}", options=unlimited) as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+def workers_of(server: InThread) -> list[int]:
+    """Never 0, which to `kill` is the whole process group of the tests."""
+    assert server.server._pools is not None
+    slots = [slot for pool in server.server._pools.pools for slot in pool.slots]
+    return wait_for(lambda: all(slot.pid for slot in slots) and [slot.pid for slot in slots], "all workers")
+
+
+# As without workers
+
+
+def test_calls_are_answered_in_another_process(server: InThread) -> None:
+    reply = server.infer("echo", request(1.5, -2.0))
+    assert output(reply) == [1.5, -2.0]
+    (pid,) = output(reply, "pid")
+    assert pid in workers_of(server) and pid != os.getpid()
+
+
+@pytest.mark.parametrize("elements", [1, 4_000, 1_000_000])
+def test_tensors_of_any_size_come_back_as_they_went(server: InThread, stub: Any, elements: int) -> None:
+    values = np.random.default_rng(1).standard_normal((elements, 1)).astype("<f4")
+    message = pb.ModelInferRequest(model_name="echo")
+    message.inputs.add(name="x", datatype="FP32", shape=values.shape)
+    message.raw_input_contents.append(values.tobytes())
+    for _ in range(3):
+        reply = stub.ModelInfer(message, timeout=TIMEOUT)
+        assert reply.raw_output_contents[0] == values.tobytes()
+    tensor = {"name": "x", "shape": [elements, 1], "datatype": "FP32", "data": values.ravel().tolist()}
+    assert output(server.infer("echo", {"inputs": [tensor]})) == tensor["data"]
+
+
+def test_large_tensors_give_their_memory_back(server: InThread, stub: Any) -> None:
+    assert server.server._pools is not None
+    (slot,) = server.server._pools.pools[0].slots
+    message = pb.ModelInferRequest(model_name="echo")
+    message.inputs.add(name="x", datatype="FP32", shape=[1_000_000, 1])
+    message.raw_input_contents.append(bytes(4_000_000))
+    for _ in range(400):  # more than there is, both ways
+        stub.ModelInfer(message, timeout=TIMEOUT)
+    assert slot._worker is not None and slot._worker._arena is not None
+    arena = slot._worker._arena
+
+    # What is free again, a worker says in passing.
+    wait_for(lambda: server.infer("echo", request(1.0)).ok and arena.in_use <= 2 * 4_194_304, "free memory")
+
+
+def test_concurrent_callers_get_their_own_rows_whatever_they_speak(server: InThread, stub: Any) -> None:
+    def ask(number: int) -> tuple[list[Any], float]:
+        values = [float(number), number + 0.5]
+        if number % 2:
+            reply = server.infer("rowwise", request(*values))
+            return output(reply), max(output(reply, "rows"))
+        message = pb.ModelInferRequest(model_name="rowwise")
+        message.inputs.add(name="x", datatype="FP64", shape=[2, 1])
+        message.raw_input_contents.append(np.array(values).tobytes())
+        answer = stub.ModelInfer(message, timeout=TIMEOUT)
+        raw = answer.raw_output_contents
+        return np.frombuffer(raw[0], "<f8").tolist(), float(np.frombuffer(raw[1], "<i8").max())
+
+    with ThreadPoolExecutor(16) as threads:
+        replies = list(threads.map(ask, range(400)))
+    assert [reply for reply, _ in replies] == [[2.0 * n, 2.0 * n + 1.0] for n in range(400)]
+    assert max(rows for _, rows in replies) > 2  # some shared a batch
+
+
+def test_one_bad_call_of_a_batch_fails_alone(server: InThread) -> None:
+    def ask(number: int) -> int:
+        return server.infer("rowwise", request(-5.0 if number == 7 else float(number))).status_code
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(ask, range(16))) == [422 if number == 7 else 200 for number in range(16)]
+
+
+def test_errors_are_the_same_as_without_workers(server: InThread, tmp_path: Path) -> None:
+    bodies = [
+        request(-2.0),
+        request(-3.0),
+        {"inputs": [{"name": "x", "shape": [3], "datatype": "FP64", "data": [1.0]}]},
+        {"inputs": [{"name": "x", "shape": [1], "datatype": "FP65", "data": [1.0]}]},
+        {"inputs": []},
+    ]
+    with serving(folder_of(tmp_path, "Moody"), parallel_workers=0) as alone:
+        for body in bodies:
+            ours, theirs = server.infer("moody", body), alone.infer("moody", body)
+            assert (ours.status_code, ours.json()) == (theirs.status_code, theirs.json())
+            assert "secret" not in ours.text and "ValueError" not in ours.text
+
+
+def test_calls_overlap_where_they_await(server: InThread) -> None:
+    started = time.monotonic()
+    with ThreadPoolExecutor(20) as threads:
+        replies = list(threads.map(lambda _: server.infer("moody", request(0.3)).status_code, range(20)))
+    assert replies == [200] * 20
+    assert time.monotonic() - started < 3.0  # one after another they take six
+
+
+def test_health_answers_while_a_model_computes(server: InThread) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        busy = threads.submit(server.infer, "moody", request(-0.9))
+        while not busy.done():
+            assert server.get("/v2/health/live").status_code == 200
+            assert output(server.infer("echo", request(1.0))) == [1.0]  # another model, in the same worker
+        assert busy.result().status_code == 200
+
+
+def test_metadata_comes_from_the_worker(server: InThread) -> None:
+    assert server.get("/v2/models/talks").json()["platform"] == f"pid {workers_of(server)[0]}"
+
+
+def test_streams(server: InThread, stub: Any) -> None:
+    with requests.post(f"{server.url}/v2/models/talks/infer_stream", json=request(2.0), stream=True) as reply:
+        events = [json.loads(line[6:]) for line in reply.iter_lines() if line]
+    assert [event["outputs"][0]["data"] for event in events] == [[2.0], [2.0]]
+
+    def messages() -> Iterator[pb.ModelInferRequest]:
+        for value in (2.0, 1.0):
+            message = pb.ModelInferRequest(model_name="talks", id=str(value))
+            message.inputs.add(name="x", datatype="FP64", shape=[1, 1])
+            message.raw_input_contents.append(np.array([value]).tobytes())
+            yield message
+
+    replies = list(stub.ModelStreamInfer(messages(), timeout=TIMEOUT))
+    assert len(replies) == 3
+
+
+def test_a_stream_that_fails_says_so_after_what_it_gave(server: InThread) -> None:
+    with requests.post(f"{server.url}/v2/models/talks/infer_stream", json=request(3.0), stream=True) as reply:
+        events = [json.loads(line[6:]) for line in _lines(reply)]
+    assert len(events) == 4 and events[-1] == {"error": "three is enough"}
+
+
+def _lines(reply: Any) -> Iterator[bytes]:
+    try:
+        yield from (line for line in reply.iter_lines() if line)
+    except requests.RequestException:
+        pass  # the body is cut off
+
+
+def test_a_stream_that_its_client_leaves_is_closed_in_the_worker(server: InThread) -> None:
+    before = server.get("/closed").json()
+    with requests.post(
+        f"{server.url}/v2/models/talks/infer_stream", json=request(1_000_000.0), stream=True
+    ) as reply:
+        next(reply.iter_lines())
+    wait_for(lambda: server.get("/closed").json() > before, "the end of the generator")
+
+
+def test_custom_handlers_run_in_the_worker(server: InThread) -> None:
+    reply = server.post("/talk/joe?loud=yes", ["a", "b"], headers={"x-agent": "me"})
+    assert reply.status_code == 200
+    expected = {"name": "joe", "words": ["a", "b"], "loud": True, "agent": "me", "pid": workers_of(server)[0]}
+    assert reply.json() == expected
+    assert server.post("/talk/joe", {"no": "list"}, headers={"x-agent": "me"}).status_code == 422
+    assert server.get("/talk/joe").status_code == 405
+    failed = server.get("/fail")
+    assert (failed.status_code, failed.json()) == (409, {"error": "no"})
+    assert server.get("/events").text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+
+
+def test_custom_metrics_and_queues_are_exposed(tmp_path: Path) -> None:
+    folder, metrics = folder_of(tmp_path, "Talks"), tmp_path / "metrics"
+    with serving(folder, parallel_workers=1, metrics_dir=str(metrics)) as server:
+        for _ in range(3):
+            assert server.infer("talks", request(1.0)).ok
+        text = server.metrics()
+    match = re.search(r'spoken_count\{model_name="talks",model_version=""\} (\S+)', text)
+    assert match and float(match[1]) >= 3
+    assert re.search(r"parallel_request_queue_count \d", text)
+    assert 'model_infer_request_success_total{model="talks",version="None"}' in text
+
+
+def test_log_lines_carry_the_model(tmp_path: Path) -> None:
+    with process(folder_of(tmp_path, "Talks"), PYTHONPATH=os.getcwd()) as running:
+        assert running.infer("talks", request(1.0)).ok
+        wait_for(
+            lambda: re.search(r"\[mlserver\]\[talks\] INFO - answering in a worker", running.log()), "it"
+        )
+
+
+def test_unload_and_load_again(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=2) as running:
+        assert running.infer("echo", request(1.0)).ok
+        assert running.post("/v2/repository/models/echo/unload").ok
+        assert running.infer("echo", request(1.0)).status_code == 404
+        assert running.post("/v2/repository/models/echo/load").ok
+        pids = set()
+        with ThreadPoolExecutor(8) as threads:
+            for reply in threads.map(lambda _: running.infer("echo", request(1.0)), range(64)):
+                pids.update(output(reply, "pid"))
+        assert pids == set(workers_of(running))  # both have it
+
+
+def test_a_model_that_opts_out_runs_in_the_front(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Echo", parallel_workers=0)
+    with serving(folder, parallel_workers=1) as running:
+        assert output(running.infer("echo", request(1.0)), "pid") == [os.getpid()]
+
+
+@pytest.mark.parametrize(("replicas", "copies"), [(1, 1), (3, 3), (None, 2)])
+def test_the_number_of_copies_is_what_the_settings_say(
+    tmp_path: Path, replicas: int | None, copies: int
+) -> None:
+    folder = folder_of(tmp_path, "Echo", replicas=replicas)
+    with serving(folder, parallel_workers=2) as running:
+        loaded = running.server._model_registry.find("echo")
+        assert len(loaded.replicas.replicas) == copies
+        pids = {pid for _ in range(3) for pid in ask_all(running, "echo")}
+        assert len(pids) == copies
+
+
+def ask_all(running: InThread, model: str) -> set[int]:
+    with ThreadPoolExecutor(16) as threads:
+        replies = threads.map(lambda _: running.infer(model, request(1.0)), range(64))
+        return {pid for reply in replies for pid in output(reply, "pid")}
+
+
+def test_models_of_one_group_share_a_pool_that_goes_with_the_last(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_model(tmp_path, name, f"{MODELS}.Echo", parameters={"inference_pool_gid": "g"})
+    write_model(tmp_path, "c", f"{MODELS}.Echo")
+    with serving(tmp_path, parallel_workers=1) as running:
+        pids = {name: output(running.infer(name, request(1.0)), "pid")[0] for name in "abc"}
+        assert pids["a"] == pids["b"] != pids["c"]
+        assert running.post("/v2/repository/models/a/unload").ok
+        assert output(running.infer("b", request(1.0)), "pid") == [pids["b"]]
+        assert running.post("/v2/repository/models/b/unload").ok
+        wait_for(lambda: not exists(pids["b"]), "the end of its process")
+        assert output(running.infer("c", request(1.0)), "pid") == [pids["c"]]
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# When a worker ends
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nobody_waits(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Moody"), parallel_workers=1) as running:
+        (pid,) = workers_of(running)
+        with ThreadPoolExecutor(1) as threads:
+            waits = threads.submit(running.infer, "moody", request(0.99))
+            wait_for(lambda: running.server._model_registry.find("moody").replicas._in_flight, "the call")
+            time.sleep(0.2)
+            killed = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            reply = waits.result(TIMEOUT)
+            assert time.monotonic() - killed < 1.0
+        assert reply.status_code == 503 and "exit code -9 (SIGKILL)" in reply.json()["error"]
+        assert not running.get("/v2/health/ready").ok and not running.get("/v2/models/moody/ready").ok
+        assert running.get("/v2/health/live").ok
+        # A call that comes meanwhile waits for the next worker, which is on its way.
+        assert output(running.infer("moody", request(5.0))) == [5.0]
+        assert running.get("/v2/health/ready").ok
+        assert workers_of(running) != [pid]
+
+
+def test_with_two_workers_nobody_notices(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Moody"), parallel_workers=2) as running:
+        statuses: list[int] = []
+        over = threading.Event()
+
+        def load() -> None:
+            while not over.is_set():
+                statuses.append(running.infer("moody", request(0.01)).status_code)
+
+        with ThreadPoolExecutor(8) as threads:
+            loads = [threads.submit(load) for _ in range(8)]
+            for _ in range(2):
+                time.sleep(0.3)
+                os.kill(workers_of(running)[0], signal.SIGKILL)
+                replicas = running.server._model_registry.find("moody").replicas
+                wait_for(lambda replicas=replicas: not all(r.alive for r in replicas.replicas), "its end")
+                wait_for(lambda replicas=replicas: all(r.alive for r in replicas.replicas), "the next")
+            over.set()
+            for one in loads:
+                one.result(TIMEOUT)
+        assert len(statuses) > 50 and set(statuses) == {200}
+
+
+def test_a_call_that_kills_is_tried_twice_and_takes_no_other_along(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Rowwise"), parallel_workers=2) as running:
+        reply = running.infer("rowwise", request(-1.0))
+        assert reply.status_code == 503 and "SIGKILL" in reply.json()["error"]
+        wait_for(lambda: running.get("/v2/health/ready").ok, "both to be back")
+        assert output(running.infer("rowwise", request(1.0))) == [2.0]
+
+
+def test_an_exit_code_is_named(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Moody"), parallel_workers=1) as running:
+        reply = running.infer("moody", request(-5.0))
+        assert reply.status_code == 503
+        assert reply.json()["error"] == "Worker process stopped unexpectedly with exit code 7."
+
+
+def test_a_predict_that_hangs_is_cut_off_and_its_worker_replaced(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Moody", predict_timeout=0.5)
+    with serving(folder, parallel_workers=1) as running:
+        started = time.monotonic()
+        reply = running.infer("moody", request(-4.0))
+        assert time.monotonic() - started < 2.0
+        assert reply.status_code == 504 and "predict_timeout" in reply.json()["error"]
+        assert output(running.infer("moody", request(2.0))) == [2.0]
+
+
+def test_loads_that_fail_hurt_nobody(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Echo")
+    with serving(folder, parallel_workers=1, load_timeout=3.0) as running:
+        (pid,) = workers_of(running)
+        folder_of(tmp_path, "FailsToLoad", "ExitsOnLoad", "HangsOnLoad", "NotReady")
+        load = "/v2/repository/models/{}/load"
+        assert running.post(load.format("failstoload")).status_code == 500
+        exits = running.post(load.format("exitsonload"))
+        assert exits.status_code == 500 and "exit code 3" in exits.json()["error"]
+        hangs = running.post(load.format("hangsonload"))
+        assert hangs.status_code == 504 and "load_timeout" in hangs.json()["error"]
+        assert output(running.infer("echo", request(1.0)), "pid") == [pid]
+        assert running.get("/v2/health/ready").ok
+        states = {
+            item["name"]: (item["state"], item["reason"])
+            for item in running.post("/v2/repository/index").json()
+        }
+        assert states["failstoload"] == ("UNAVAILABLE", "ValueError: no weights here")
+        assert states["echo"][0] == "READY"
+        assert running.post(load.format("notready")).ok
+        assert running.infer("notready", request(1.0)).status_code == 400
+        assert not running.get("/v2/models/notready/ready").ok
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("FailsToLoad", "ValueError: no weights here"), ("ExitsOnLoad", "exit code 3")]
+)
+def test_a_load_that_fails_at_start_ends_the_server(tmp_path: Path, name: str, words: str) -> None:
+    child, log = start_process(folder_of(tmp_path, name), PYTHONPATH=os.getcwd())
+    assert child.wait(TIMEOUT) == 1
+
+    def told() -> bool:
+        return any(line.startswith("Error:") and words in line and name.lower() in line for line in log)
+
+    wait_for(told, f"one line that says {words}")
+    assert not children_of(child.pid)
+
+
+def test_a_load_that_fails_can_be_survived(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Echo", "FailsToLoad")
+    with process(folder, ready=False, PYTHONPATH=os.getcwd(), MLSERVER_LOAD_FAILURE="continue") as running:
+        wait_for(lambda: running.get("/v2/models/echo/ready").ok, "the other model")
+        assert output(running.infer("echo", request(1.0))) == [1.0]
+        index = {item["name"]: item for item in running.post("/v2/repository/index").json()}
+        assert index["failstoload"]["state"] == "UNAVAILABLE"
+        assert index["failstoload"]["reason"] == "ValueError: no weights here"
+        assert not running.get("/v2/health/ready").ok
+
+
+# The end
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, timeout=10
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_a_shutdown_finishes_what_was_accepted(tmp_path: Path) -> None:
+    with process(folder_of(tmp_path, "Moody"), PYTHONPATH=os.getcwd()) as running:
+        children = children_of(running.process.pid)
+        assert len(children) == 1
+        with ThreadPoolExecutor(4) as threads:
+            waits = [threads.submit(running.infer, "moody", request(0.9)) for _ in range(3)]
+            waits.append(threads.submit(running.infer, "moody", request(-0.9)))
+            time.sleep(0.4)
+            running.process.send_signal(signal.SIGTERM)
+            assert [reply.result(TIMEOUT).status_code for reply in waits] == [200] * 4
+        assert running.process.wait(TIMEOUT) == 0
+        assert not any(exists(child) for child in children)
+        assert "ERROR" not in running.log()
+
+
+def test_a_front_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
+    with process(folder_of(tmp_path, "Moody"), PYTHONPATH=os.getcwd()) as running:
+        (child,) = children_of(running.process.pid)
+        with running.connect() as connection:
+            body = json.dumps(request(-4.0)).encode()
+            head = b"POST /v2/models/moody/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(
+                body
+            )
+            connection.sendall(head + body)
+            time.sleep(0.3)  # its worker computes
+            running.process.kill()
+            running.process.wait(TIMEOUT)
+            wait_for(lambda: not exists(child), "its worker to be gone", timeout=2.0)
+
+
+def test_a_worker_is_one_of_several_signals_of_a_terminal(tmp_path: Path) -> None:
+    with process(folder_of(tmp_path, "Echo"), PYTHONPATH=os.getcwd()) as running:
+        (child,) = children_of(running.process.pid)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            os.kill(child, number)
+        assert output(running.infer("echo", request(1.0)), "pid") == [child]
+        assert running.stop(signal.SIGINT) == 0
+
+
+def test_two_servers_and_their_workers_do_not_mix(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Echo")
+
+    def served() -> Any:
+        return process(folder, PYTHONPATH=os.getcwd(), MLSERVER_METRICS_DIR=str(tmp_path / "metrics"))
+
+    with served() as first, served() as second:
+        replies: list[AsProcess] = [first, second]
+        pids = {output(one.infer("echo", request(1.0)), "pid")[0] for one in replies}
+        assert len(pids) == 2
