@@ -7,6 +7,8 @@ that user code raises is a fault of the model and reaches the caller as a 500 wi
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "QueueFull",
     "StartError",
     "WorkerUnavailable",
+    "user_traceback",
 ]
 
 
@@ -199,3 +202,25 @@ class StartError(MLServerError):
     def __init__(self, msg: str, exit_code: int = 1) -> None:
         super().__init__(msg, 500)
         self.exit_code = exit_code
+
+
+# Frames of these say nothing to the person whose model failed.
+_MACHINERY = frozenset(("click", "mlserver", "pydantic", "pydantic_settings", "uvloop"))
+
+
+def user_traceback(exc: BaseException) -> list[str]:
+    """Where an error arose, from the first frame on that is no machinery of this server's; lines with ends.
+
+    Nothing where there is no such frame, nor for errors of ours, which say all in their text.
+    """
+    import traceback
+
+    frames: TracebackType | None = exc.__traceback__
+    while frames is not None:
+        module = str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if module not in _MACHINERY and module not in sys.stdlib_module_names:
+            break
+        frames = frames.tb_next
+    if frames is None or isinstance(exc, MLServerError):
+        return []
+    return traceback.format_exception(type(exc), exc, frames, chain=False)

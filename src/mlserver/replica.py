@@ -92,7 +92,7 @@ class Batch:
         raise NotImplementedError
 
     def let_go(self) -> None:
-        """It is over. Calls and batch refer to each other, and bodies are too large to wait for a collector."""
+        """It is over. Calls and batch refer to each other, and bodies must not wait for the collector."""
         for waiting in self.waiting:
             waiting.batch = None
         self.task = None

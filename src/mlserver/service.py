@@ -17,8 +17,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mlserver.cache import Asked, Key, ResponseCache
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.executor import Call, Reply, describe
 from mlserver.model import describe_model
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from mlserver.repository import ModelRepository
     from mlserver.settings import ModelSettings, Settings
 
-__all__ = ["Inference", "Service", "Target"]
+__all__ = ["CachedInference", "Inference", "Pending", "Service", "Target"]
 
 _now = time.perf_counter
 
@@ -94,6 +96,30 @@ class Inference(Waiting):
         self._replicas.abandon(self)
 
 
+class CachedInference:
+    """An inference whose answer was known, or is on its way. `abandon` it when its caller is gone."""
+
+    __slots__ = ("_asked", "_cache", "_key")
+
+    def __init__(self, cache: ResponseCache, key: Key, asked: Asked) -> None:
+        self._cache = cache
+        self._key = key
+        self._asked = asked
+
+    def settle_soon(self, reply: Reply) -> None:
+        asyncio.get_running_loop().call_soon(self._settle, reply)
+
+    def _settle(self, reply: Reply) -> None:
+        if not self._asked.left:
+            self._asked.answer(reply)
+
+    def abandon(self) -> None:
+        self._cache.leave(self._key, self._asked)
+
+
+Pending = Inference | CachedInference
+
+
 class Service:
     """The data plane and the model repository, whatever the transport.
 
@@ -113,12 +139,20 @@ class Service:
         self.metrics = metrics
         self.starting = False
         self.stopping = False
+        self._cache: ResponseCache | None = None
+        if settings.cache_enabled:
+            self._cache = ResponseCache(settings.cache_size, settings.cache_max_bytes, settings.cache_ttl)
+            registry.on_unloaded.append(self._forget)
+
+    async def _forget(self, old: LoadedModel, successor: LoadedModel | None) -> None:
+        assert self._cache is not None
+        self._cache.forget(old)
 
     # Data plane
 
     def infer(
         self, target: Target, call: Call, answer: Callable[[Reply], None], deadline: float | None = None
-    ) -> Inference:
+    ) -> Pending:
         """Start an inference; `answer` gets its reply on this loop, after this has returned.
 
         deadline: time of this loop at which nobody wants the reply any more.
@@ -126,13 +160,55 @@ class Service:
         WorkerUnavailable.
         """
         try:
-            replicas = target.find(self).replicas
-            inference = Inference(call, target, replicas, answer)
-            inference.deadline = deadline
-            replicas.submit(inference)
+            loaded = target.find(self)
+            if self._cache is not None and loaded.settings.cache_enabled:
+                return self._infer_once(target, loaded, call, answer, deadline)
+            return self._submit(target, loaded, call, answer, deadline)
         except MLServerError as exc:
             self._count_refusal(target, exc)
             raise
+
+    def _submit(
+        self,
+        target: Target,
+        loaded: LoadedModel,
+        call: Call,
+        answer: Callable[[Reply], None],
+        deadline: float | None,
+    ) -> Inference:
+        inference = Inference(call, target, loaded.replicas, answer)
+        inference.deadline = deadline
+        loaded.replicas.submit(inference)
+        return inference
+
+    def _infer_once(
+        self,
+        target: Target,
+        loaded: LoadedModel,
+        call: Call,
+        answer: Callable[[Reply], None],
+        deadline: float | None,
+    ) -> Pending:
+        """As `_submit`, unless the answer is known, or on its way to somebody else."""
+        assert self._cache is not None
+        cache, counters = self._cache, self.metrics.cache(target.name, target.label)
+        found = cache.ask(loaded, call, answer)
+        if found is None:
+            return self._submit(target, loaded, call, answer, deadline)
+        key, asked = found
+        inference = CachedInference(cache, key, asked)
+        reply = cache.find(key, asked)
+        if reply is not None:
+            counters.hits += 1
+            target.counters.observe(True, 0.0)
+            inference.settle_soon(reply)
+        elif cache.join(key, asked):
+            counters.hits += 1
+            target.counters.observe(True, 0.0)
+        else:
+            counters.misses += 1
+            # Whoever asks the same meanwhile may have more time: the deadline is not passed on.
+            cache.begin(key, asked, self._submit(target, loaded, call, partial(cache.landed, key), None))
         return inference
 
     async def infer_stream(self, target: Target, calls: Calls) -> AsyncGenerator[Reply, None]:

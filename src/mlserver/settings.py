@@ -308,6 +308,12 @@ class Settings(_Base):
     cache_size: int = 100
     """Responses that the cache holds, of all models together."""
 
+    cache_max_bytes: Annotated[int, Field(ge=0)] = 268_435_456
+    """Bytes of response bodies that the cache holds."""
+
+    cache_ttl: Annotated[float, Field(gt=0)] | None = None
+    """Seconds for which a cached response is good; null is until it is pushed out."""
+
     # For programs that embed a server; neither files nor the environment can set these.
     _custom_rest_server_settings: dict[str, Any] | None = PrivateAttr(default=None)
     _custom_metrics_server_settings: dict[str, Any] | None = PrivateAttr(default=None)

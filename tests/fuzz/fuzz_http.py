@@ -257,7 +257,7 @@ class Fuzzer:
     async def settle(self) -> None:
         """Wait until nothing of the past is left: calls that were abandoned, tasks of the application."""
         deadline = time.process_time() + _PATIENCE
-        replicas = [loaded.replica for loaded in self.service.registry.all()]
+        replicas = [loaded.replicas for loaded in self.service.registry.all()]
         while self.server._tasks or any(r._in_flight or r.queue_length for r in replicas):
             await self._turn(deadline)
 

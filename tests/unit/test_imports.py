@@ -30,7 +30,7 @@ LAYERS = [
     {"executor"},
     {"replica", "repository"},
     {"replicas", "parallel"},
-    {"registry"},
+    {"registry", "cache"},
     {"service"},
     {"rest", "grpc", "metrics.server"},
     {"parallel.host"},

@@ -93,6 +93,8 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "retry_lost_calls": True,
     "trial_load": True,
     "worker_gpus": [],
+    "cache_max_bytes": 268_435_456,
+    "cache_ttl": None,
 }
 
 

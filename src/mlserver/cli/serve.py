@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import traceback
-from types import TracebackType
 
 import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from mlserver.errors import MLServerError, StartError
+from mlserver.errors import StartError, user_traceback
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import calm_collector
+from mlserver.parallel.errors import RemoteError
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings, describe_invalid
 from mlserver.utils import AsyncManager, EventLoopBackend
@@ -22,9 +22,6 @@ from mlserver.utils import AsyncManager, EventLoopBackend
 __all__ = ["DEFAULT_SETTINGS_FILENAME", "load_settings", "start_server"]
 
 DEFAULT_SETTINGS_FILENAME = "settings.json"
-
-# Frames of these say nothing to the person who starts a server.
-_MACHINERY = frozenset(("click", "mlserver", "pydantic", "pydantic_settings", "uvloop"))
 
 
 async def load_settings(folder: str) -> tuple[Settings, list[ModelSettings]]:
@@ -104,18 +101,8 @@ def _explain(error: StartError, debug: bool) -> str:
     lines: list[str] = []
     if debug:
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-    elif cause is not None and not isinstance(cause, MLServerError):  # those say all in their text
-        frames = _user_frames(cause.__traceback__)
-        if frames is not None:
-            lines = traceback.format_exception(type(cause), cause, frames, chain=False)
+    elif isinstance(cause, RemoteError):
+        lines = [cause.remote_traceback]
+    elif cause is not None:
+        lines = user_traceback(cause)
     return "".join([*lines, "Error: ", " ".join(str(error).split())])
-
-
-def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame on that is no machinery of this server's. None without one."""
-    while frames is not None:
-        module = str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
-        if module not in _MACHINERY and module not in sys.stdlib_module_names:
-            return frames
-        frames = frames.tb_next
-    return None

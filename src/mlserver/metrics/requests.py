@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUCKETS",
+    "CacheCounters",
     "Gauge",
     "Histogram",
     "MethodCounters",
@@ -100,6 +101,16 @@ class ModelCounters:
             self.failure += 1
 
 
+class CacheCounters:
+    """Inferences of one model that the response cache could and could not answer."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+
+
 class Gauge:
     """A number that goes up and down."""
 
@@ -132,6 +143,7 @@ class RequestMetrics:
         self._methods: dict[tuple[str, str, str], MethodCounters] = {}
         self._batch_queues: dict[tuple[str, str], Histogram] = {}
         self._parallel_queue: Histogram | None = None
+        self._caches: dict[tuple[str, str], CacheCounters] = {}
 
     def model(self, name: str, version: str, known: bool = True) -> ModelCounters:
         """version: the label, which is the text that the client sent.
@@ -146,6 +158,10 @@ class RequestMetrics:
                 self._unknown_left -= 1
             counters = self._models[name, version] = ModelCounters()
         return counters
+
+    def cache(self, name: str, version: str) -> CacheCounters:
+        """Labels as for `model`."""
+        return self._caches.setdefault((name, version), CacheCounters())
 
     def route(self, method: str, template: str, status: int) -> RouteCounters:
         """template: path of the route as it was declared, such as `/v2/models/{model_name}/infer`."""
@@ -221,6 +237,13 @@ class RequestMetrics:
         yield success
         yield failure
         yield duration
+        hits = CounterMetricFamily("model_cache_hit", "Inferences answered by the cache.", labels=labels)
+        misses = CounterMetricFamily("model_cache_miss", "Inferences it had no answer for.", labels=labels)
+        for key, cache in list(self._caches.items()):
+            hits.add_metric(key, cache.hits)
+            misses.add_metric(key, cache.misses)
+        yield hits
+        yield misses
 
     def _collect_routes(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

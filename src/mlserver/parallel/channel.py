@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
-from mlserver.errors import MLServerError
+from mlserver.errors import MLServerError, user_traceback
 from mlserver.executor import Call, Reply
 from mlserver.parallel.arena import Arena, Mapping
 from mlserver.parallel.errors import RemoteError
@@ -222,12 +222,10 @@ def decode_reply(fields: Sequence[Any], reader: Reader) -> Reply:
 
 def describe_error(exc: BaseException) -> list[Any]:
     """An error for the other side: status if it has one, name of its class, text, traceback."""
-    import traceback
-
     status = exc.status_code if isinstance(exc, MLServerError) else None
     kind = type(exc)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return [status, name, str(exc), "".join(traceback.format_exception(kind, exc, exc.__traceback__))]
+    return [status, name, str(exc), "".join(user_traceback(exc))]
 
 
 def rebuild_error(fields: Sequence[Any]) -> Exception:

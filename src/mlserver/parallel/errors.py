@@ -32,7 +32,7 @@ class WorkerStop(MLServerError):
 
     def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code
-        super().__init__(f"Worker process stopped unexpectedly with exit code {_named(exit_code)}.", 503)
+        super().__init__(f"Worker process stopped unexpectedly with exit code {_named(exit_code)}.", 500)
 
 
 def _named(exit_code: int) -> str:

@@ -30,7 +30,7 @@ from mlserver.replica import Calls
 from mlserver.rest.answer import failed
 from mlserver.rest.custom import CustomHandlers
 from mlserver.rest.responses import Response, error_response
-from mlserver.service import Inference, Service, Target
+from mlserver.service import Pending, Service, Target
 from mlserver.settings import Settings
 from mlserver.types import RepositoryIndexRequest
 
@@ -198,7 +198,7 @@ class _Endpoints:
             if not answered.done():
                 answered.set_result(reply)
 
-        inference: Inference = self._service.infer(target, call, answer)
+        inference: Pending = self._service.infer(target, call, answer)
         try:
             return await answered
         except asyncio.CancelledError:

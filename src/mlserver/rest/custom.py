@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response as PlainResponse
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlserver.registry import LoadedModel
 
 __all__ = ["CustomHandlers", "build_handlers", "scope_in_worker"]
+
+_OPENAPI = "/openapi.json"
 
 
 class _Owner:
@@ -85,7 +88,7 @@ class CustomHandlers:
         self._owners.pop(id(old), None)
 
     def matches(self, scope: Scope) -> bool:
-        return self._find(scope) is not None
+        return self._find(scope) is not None or (bool(self._owners) and scope["path"] == _OPENAPI)
 
     def _find(self, scope: Scope) -> tuple[_Owner, str] | None:
         if scope["type"] != "http":
@@ -102,11 +105,43 @@ class CustomHandlers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope)
         if found is None:
-            raise HTTPException(404)
+            await self._describe(scope, receive, send)
+            return
         owner, path = found
         if path:
             scope["route_template"] = path
         await owner.app(scope, receive, send)
+
+    async def _describe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The OpenAPI document of all handlers: what each model's application says, put together."""
+        if scope["method"] != "GET":
+            raise HTTPException(405, headers={"allow": "GET"})
+        whole: dict[str, Any] = {}
+        for owner in list(self._owners.values()):
+            part = orjson.loads(await _body_of(owner.app, scope))
+            if not whole:
+                whole = part
+                continue
+            for path, methods in part["paths"].items():
+                whole["paths"][path] = {**methods, **whole["paths"].get(path, {})}
+            for kind, components in part.get("components", {}).items():
+                known = whole.setdefault("components", {}).setdefault(kind, {})
+                whole["components"][kind] = {**components, **known}
+        await Response(whole)(scope, receive, send)
+
+
+async def _body_of(app: ASGIApp, scope: Scope) -> bytes:
+    """What an application answers to a request without a body."""
+    parts: list[bytes] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        parts.append(message.get("body", b""))
+
+    await app(dict(scope), receive, send)
+    return b"".join(parts)
 
 
 class _Remote:

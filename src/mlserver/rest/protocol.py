@@ -54,7 +54,7 @@ else:
 
 if TYPE_CHECKING:
     from mlserver.rest.server import HttpServer
-    from mlserver.service import Inference
+    from mlserver.service import Pending
 
 __all__ = ["HttpProtocol"]
 
@@ -113,7 +113,7 @@ class HttpProtocol(asyncio.Protocol):
         # The request being answered.
         self._request: Head | None = None
         self._started = 0.0
-        self._inference: Inference | None = None
+        self._inference: Pending | None = None
         self._app_run: AppRun | None = None
         # The connection.
         self._keep = True  # false: nothing more is read from it

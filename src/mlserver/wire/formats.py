@@ -46,6 +46,8 @@ class Wire(Protocol):
     def learn(self, body: Body, request: InferenceRequest, key: tuple[Any, ...]) -> None:
         """Remember the form of a request that was decoded, and has this key of `batching.merge.fits`."""
 
+    def decode_response(self, body: bytes) -> InferenceResponse: ...
+
     def encode_error(self, text: str, details: list[dict[str, Any]] | None) -> bytes: ...
 
 
@@ -60,6 +62,7 @@ class _Json:
         known = self._forms.read(body)
         return None if known is None else (*known, None, self)
 
+    decode_response = staticmethod(json.decode_response)
     encode = staticmethod(json.encode_response)
     encode_split = staticmethod(json.encode_split)
     encode_error = staticmethod(json.encode_error)
@@ -76,6 +79,7 @@ class _Protobuf:
 
         self._decode = protobuf.decode_request
         self._recognise = protobuf.recognise_request
+        self.decode_response = protobuf.decode_response
         self._formats = (_ProtobufReply(False), _ProtobufReply(True))
 
     def decode(self, body: Body) -> tuple[InferenceRequest, Format]:

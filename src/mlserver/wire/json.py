@@ -31,7 +31,7 @@ from mlserver.types.base import (
     validate,
 )
 
-__all__ = ["decode_request", "encode", "encode_error", "encode_response", "encode_split"]
+__all__ = ["decode_request", "decode_response", "encode", "encode_error", "encode_response", "encode_split"]
 
 # No message of the protocol has more, unless it has others' beside its own.
 _MOST_FIELDS = 32
@@ -57,6 +57,7 @@ def _encode_custom(value: Any) -> Any:
 
 
 _decode = msgspec.json.Decoder(InferenceRequest, dec_hook=_decode_custom).decode
+_decode_response = msgspec.json.Decoder(InferenceResponse, dec_hook=_decode_custom).decode
 _encode = msgspec.json.Encoder(enc_hook=_encode_custom).encode
 
 
@@ -75,6 +76,11 @@ def decode_request(body: bytes | bytearray) -> InferenceRequest:
         return _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_slowly(body)
+
+
+def decode_response(body: bytes) -> InferenceResponse:
+    """What `encode_response` wrote. Raises msgspec.MsgspecError for anything else."""
+    return _decode_response(body)
 
 
 def encode_response(response: InferenceResponse) -> bytes:
