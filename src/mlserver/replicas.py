@@ -107,8 +107,9 @@ class _Lane:
     def done(self, batch: _Batch, replies: Sequence[Reply], seconds: float) -> None:
         self._over(batch)
         self.cost += 0.2 * (seconds - self.cost)
-        # One that awaits is no longer done because it is given more.
-        self.ahead = 1 if batch.awaiting else max(1, min(_MOST_AHEAD, int(_AHEAD / max(self.cost, 1e-6))))
+        # One that awaits needs no more, and a batch that is not full yet had better wait for more calls.
+        most = 1 if batch.awaiting else 2 if self._set.merges else _MOST_AHEAD
+        self.ahead = max(1, min(most, int(_AHEAD / max(self.cost, 1e-6))))
         for waiting, reply in zip(batch.waiting, replies, strict=True):
             self._set.settle(waiting, reply)
         self._set.dispatch()

@@ -64,6 +64,9 @@ class Writer:
 
     def add(self, payload: Payload | Body) -> int | tuple[int, int]:
         """The slot that `Reader.take` wants: a size, or an offset and a size."""
+        if type(payload) is bytes and len(payload) < LARGE:
+            self.pieces.append(payload)
+            return len(payload)
         parts = payload if isinstance(payload, list) else [payload]
         size = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
         if size >= LARGE and self._arena is not None:
