@@ -1,6 +1,7 @@
 # Everything runs from a virtual environment that these targets make and keep up to date.
 #   make serve   serve the sentiment example (REST on 8080, gRPC on 8081, metrics on 8082)
 #   make test    run all quick tests
+#   make test-faults   kill workers, leave calls, overload, reload: minutes
 #   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,7 +13,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test lint format types protos docs check fuzz bench bench-micro clean
+.PHONY: help serve test test-faults lint format types protos docs check fuzz bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -44,6 +45,10 @@ serve: $(EXAMPLE_DEPENDENCIES)
 
 test: $(EXAMPLE_DEPENDENCIES)
 	$(BIN)/python -m pytest
+
+# Workers killed, callers leaving, overload, reloads: minutes.
+test-faults: $(DEV)
+	$(BIN)/python -m pytest tests/faults -m slow
 
 lint: $(DEV)
 	$(BIN)/ruff check .

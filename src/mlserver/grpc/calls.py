@@ -18,7 +18,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mlserver.executor import Call as Inferring
-from mlserver.executor import Reply, describe
+from mlserver.executor import Reply, describe, retry_headers
 from mlserver.grpc.framing import Assembler, Message, compress, decompress, prefix_of
 from mlserver.grpc.status import Code, RpcError, code_of, encode_metadata, encode_status
 from mlserver.wire.http2 import Stream
@@ -203,9 +203,10 @@ class Call:
         """Its deadline has passed."""
         self.fail(Code.DEADLINE_EXCEEDED, "the deadline has passed")
 
-    def fail(self, code: Code, text: str) -> None:
-        """End with an error."""
-        self.finish(encode_status(code, text), code)
+    def fail(self, code: Code, text: str, headers: dict[str, Any] | None = None) -> None:
+        """End with an error. headers: metadata that goes with it."""
+        trailers = encode_status(code, text)
+        self.finish(trailers + encode_metadata(headers) if headers else trailers, code)
 
     def fail_with(self, exc: BaseException) -> None:
         """End with what an error says to callers."""
@@ -213,7 +214,7 @@ class Call:
             self.fail(exc.code, str(exc))
         else:
             status, text, _ = describe(exc)
-            self.fail(code_of(status), text)
+            self.fail(code_of(status), text, retry_headers(exc))
 
     def finish(self, trailers: bytes, code: Code = Code.OK, pieces: Pieces | None = None) -> None:
         """End with a status, behind the message of a unary reply if there is one.
@@ -365,7 +366,8 @@ class InferCall(_OneMessage):
             name, version, _ = read_head(message)
             target, self._events = server.target(name, version)
             inferring = Inferring(message, self.route.metadata, "protobuf")
-            self._task = server.service.infer(target, inferring, self._answered)
+            deadline = server.deadlines.time_of(self)
+            self._task = server.service.infer(target, inferring, self._answered, deadline)
         except Exception as exc:
             self.fail_with(exc)
 
@@ -375,7 +377,7 @@ class InferCall(_OneMessage):
             return
         body: Any = reply.body
         if reply.status != 200:
-            self.fail(code_of(reply.status), body.decode())
+            self.fail(code_of(reply.status), bytes(body).decode(), reply.headers)
             return
         try:
             trailers = trailers_of(reply, self._events)

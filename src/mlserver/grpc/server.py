@@ -68,6 +68,10 @@ class Deadlines:
             self._passed = int(now / self._SLOT)
             self._loop.call_later(self._SLOT, self._tick)
 
+    def time_of(self, call: Call) -> float | None:
+        """When it has to end, as the loop counts; None for never."""
+        return None if call.deadline is None else call.deadline * self._SLOT
+
     def remove(self, call: Call) -> None:
         assert call.deadline is not None
         calls = self._slots.get(call.deadline)
