@@ -117,9 +117,10 @@ class Executor:
         settings = model.settings
         self.model = model
         self.stages = Stages()
-        batching = settings.max_batch_size > 1
-        self.merges = promises(model, "rows_independent") or batching
-        self.max_rows = settings.max_batch_size if batching else _MOST_ROWS
+        limited = settings.max_batch_size > 1
+        asked_for = limited and (settings.max_batch_time > 0 or settings.latency_target_ms is not None)
+        self.merges = promises(model, "rows_independent") or asked_for
+        self.max_rows = settings.max_batch_size if limited else _MOST_ROWS
         # Rows that are independent do not care who asked; any other code may read the headers.
         self._merge_across_headers = promises(model, "rows_independent")
         self._events = request_events

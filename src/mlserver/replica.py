@@ -48,10 +48,10 @@ class Waiting:
     """A call, and whether anybody still wants its reply, which `settle` takes.
 
     batch: the one that it runs in, once it does. alone: it may not share one. lost: how often the worker that
-    had it ended before it answered.
+    had it ended before it answered. since: when it came, where that matters.
     """
 
-    __slots__ = ("alone", "batch", "call", "deadline", "left", "lost")
+    __slots__ = ("alone", "batch", "call", "deadline", "left", "lost", "since")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -60,6 +60,7 @@ class Waiting:
         self.lost = 0
         self.batch: Batch | None = None
         self.deadline: float | None = None
+        self.since = 0.0
 
     def settle(self, reply: Reply) -> None:
         """Called on the front's loop, unless the caller has left."""

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from time import perf_counter as _now
 from typing import TYPE_CHECKING
 
+from mlserver.batching.policy import BatchPolicy
 from mlserver.errors import (
     DeadlineUnreachable,
     MLServerError,
@@ -26,6 +27,7 @@ from mlserver.logging import logger
 from mlserver.model import MLModel
 from mlserver.replica import Batch, Calls, Description, LocalReplica, Replica, Waiting
 from mlserver.types import MetadataModelResponse
+from mlserver.warmup import warm_up
 
 if TYPE_CHECKING:
     from mlserver.metrics.requests import Histogram
@@ -107,6 +109,7 @@ class _Lane:
     def done(self, batch: _Batch, replies: Sequence[Reply], seconds: float) -> None:
         self._over(batch)
         self.cost += 0.2 * (seconds - self.cost)
+        self._set.policy.ran(len(batch.waiting), seconds)
         # One that awaits needs no more, and a batch that is not full yet had better wait for more calls.
         most = 1 if batch.awaiting else 2 if self._set.merges else _MOST_AHEAD
         self.ahead = max(1, min(most, int(_AHEAD / max(self.cost, 1e-6))))
@@ -143,7 +146,15 @@ class ReplicaSet:
         self._queue_seen = queue_seen
         self._retry_lost = retry_lost
         self._timeout = settings.predict_timeout
-        self._most_calls = settings.max_batch_size if settings.max_batch_size > 1 else _MOST_CALLS
+        target = settings.latency_target_ms
+        self.policy = BatchPolicy(
+            settings.max_batch_size if settings.max_batch_size > 1 else _MOST_CALLS,
+            max(settings.max_batch_time, 0.0),
+            None if target is None else target / 1000,
+            settings.latency_percentile,
+        )
+        self._most_calls = self.policy.max_calls
+        self._hold: asyncio.TimerHandle | None = None
         self._lanes: list[_Lane] = []
         self._metadata: MetadataModelResponse | None = None
         self._waiting: deque[Waiting] = deque()
@@ -171,6 +182,11 @@ class ReplicaSet:
             loaded = [r for r, d in zip(replicas, done, strict=True) if isinstance(d, Description)]
             await asyncio.gather(*(replica.close() for replica in loaded), return_exceptions=True)
             raise
+        try:
+            await asyncio.gather(*(warm_up(replica) for replica in replicas))
+        except BaseException:
+            await asyncio.gather(*(replica.close() for replica in replicas), return_exceptions=True)
+            raise
         self.description = descriptions[0]
         self.merges = self.description.merges
         self._lanes = [_Lane(replica, self) for replica in replicas]
@@ -184,8 +200,9 @@ class ReplicaSet:
             self._idle = self._idle or self._loop.create_future()
             await self._idle
         lanes, self._lanes = self._lanes, []
-        if self._watch is not None:
-            self._watch.cancel()
+        for timer in (self._watch, self._hold):
+            if timer is not None:
+                timer.cancel()
         await asyncio.gather(*(lane.replica.close() for lane in lanes))
 
     @property
@@ -268,6 +285,9 @@ class ReplicaSet:
                 raise DeadlineUnreachable(self.settings.name, left, expected)
         if self._queue_seen is not None:
             self._queue_seen.observe(queued)
+        if self.policy.target is not None:
+            waiting.since = _now()
+            self.policy.arrived(waiting.since)
         self._waiting.append(waiting)
         self._in_flight += 1
         if not self._turn_scheduled:
@@ -310,7 +330,7 @@ class ReplicaSet:
         try:
             while self._waiting and not self._turn_scheduled:
                 lane = self._free_lane()
-                if lane is None:
+                if lane is None or (self.policy.target is not None and self._held()):
                     break
                 batch = self._next_batch()
                 if batch:
@@ -319,6 +339,28 @@ class ReplicaSet:
             self._dispatching = False
         if self._timeout is not None and self._watch is None:
             self._watch_over()
+
+    def _held(self) -> bool:
+        """Whether what waits is held for company, for which a timer is set then."""
+        if not self.merges:
+            return False
+        now, oldest = _now(), self._waiting[0].since
+        leaves = self.policy.leaves_at(self.queue_length, oldest, now)
+        if leaves > now:
+            if self._hold is None:
+                self._hold = self._loop.call_later(leaves - now, self._release)
+            return True
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+            self.policy.was_held(now - oldest)
+        return False
+
+    def _release(self) -> None:
+        self._hold = None
+        if self._waiting:
+            self.policy.was_held(_now() - self._waiting[0].since)
+        self.dispatch()
 
     def _free_lane(self) -> _Lane | None:
         full = len(self._waiting) - self._left >= self._most_calls

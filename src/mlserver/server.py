@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
-from mlserver.errors import StartError
+from mlserver.errors import ModelNotFound, StartError
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import freeze_what_stays, keep_blocks_warm
 from mlserver.metrics import RequestMetrics, configure_metrics, release_metrics
@@ -18,6 +18,7 @@ from mlserver.registry import ModelRegistry
 from mlserver.replica import LocalReplica, Replica
 from mlserver.replicas import ReplicaSet
 from mlserver.repository import ModelRepositoryFactory
+from mlserver.repository.watch import Watch
 from mlserver.service import Service
 from mlserver.settings import ModelSettings, Settings
 from mlserver.tls import Tls
@@ -107,6 +108,7 @@ class MLServer:
         grpc = GrpcServer(settings, self.service, self._metrics if settings.metrics_endpoint else None)
         registry.on_unloaded.append(grpc.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
+        watching: asyncio.Future[None] | None = None
         self._handle_signals()
         try:
             self.http_port = await http.start(settings.host, settings.http_port, "HTTP", tls.context("http"))
@@ -128,9 +130,13 @@ class MLServer:
             if await self._load(models_settings):
                 self.service.starting = False
                 freeze_what_stays()
+                if settings.watch_repository is not None:
+                    watching = asyncio.ensure_future(self._watch(settings.watch_repository, models_settings))
                 await self._stop_requested.wait()
         finally:
             self.service.stopping = True
+            if watching is not None:
+                watching.cancel()
             await asyncio.gather(http.stop(settings.shutdown_timeout), grpc.stop(settings.shutdown_timeout))
             await _within(settings.shutdown_timeout, registry.close())
             if self._pools is not None:
@@ -184,6 +190,27 @@ class MLServer:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=1.0)
+
+    async def _watch(self, interval: float, models: Sequence[ModelSettings]) -> None:
+        """Load what changes in the repository, unload what leaves it."""
+        watch = await asyncio.to_thread(Watch, models)
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                found = await self.service.repository.list()
+                load, unload = await asyncio.to_thread(watch.changes, found)
+            except Exception:
+                logger.exception("The model repository could not be looked at")
+                continue
+            changes = [(name, self.service.load) for name in load]
+            changes += [(name, self.service.unload) for name in unload]
+            for name, change in changes:
+                try:
+                    await change(name)
+                except ModelNotFound:
+                    pass  # somebody was quicker
+                except Exception:
+                    logger.exception("Model '%s' changed in the repository, and could not follow", name)
 
     def _handle_signals(self) -> None:
         for name in _SIGNALS:

@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlserver.cache import Asked, Key, ResponseCache
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
@@ -263,6 +263,18 @@ class Service:
         if loaded.replicas.description is None:
             return describe_model(loaded.settings, loaded.settings.inputs, loaded.settings.outputs)
         return await loaded.replicas.metadata()
+
+    def batching(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """What was learned of a model's batches, and what is decided by it. Raises ModelNotFound."""
+        replicas = self.registry.find(name, version).replicas
+        stages = replicas.stages
+        return {
+            "merges": replicas.merges,
+            "waiting": replicas.queue_length,
+            "batches": stages.batches,
+            "calls": stages.calls,
+            **replicas.policy.describe(),
+        }
 
     # Model repository
 

@@ -169,6 +169,9 @@ class Settings(_Base):
     load_models_at_startup: bool = True
     """Load every model that the repository lists before the server reports ready."""
 
+    watch_repository: Annotated[float, Field(gt=0)] | None = None
+    """Seconds between two looks at the models' files, to load what is new, unload what is gone; null is none."""
+
     load_failure: Literal["stop", "continue"] = "stop"
     """When a model cannot be loaded at start-up: stop the server, or go on, not ready, with the others."""
 
@@ -346,6 +349,9 @@ class ModelParameters(_Base):
     autogenerate_inference_pool_gid: bool = False
     """Give the model a group, and so a worker pool, of its own."""
 
+    build_environment: bool = False
+    """Run the model in an environment with what `requirements.txt`, `python_env.yaml` or `conda.yaml` has."""
+
     format: str | None = None
     """Format of the artefact, for runtimes that know several."""
 
@@ -410,7 +416,16 @@ class ModelSettings(_Base):
     """Requests that may run as one batch; 1 or less switches batching off."""
 
     max_batch_time: float = 0.0
-    """Seconds that a request may wait for others to join its batch; 0 or less switches batching off."""
+    """Most seconds to hold a request for others to join its batch; 0 or less switches batching off."""
+
+    latency_target_ms: Annotated[float, Field(gt=0)] | None = None
+    """Milliseconds within which requests are to be answered; batches are held for company meanwhile."""
+
+    latency_percentile: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the requests that the latency target is meant for."""
+
+    warm_up: list[dict[str, Any]] | str = []
+    """Requests that each copy answers before it is ready: V2 JSON, or the path of a file with a list."""
 
     parameters: ModelParameters | None = None
     """Artefact, version, environment and runtime specific settings."""

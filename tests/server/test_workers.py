@@ -7,8 +7,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import sysconfig
+import tarfile
 import threading
 import time
+import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -475,3 +479,146 @@ def test_two_servers_and_their_workers_do_not_mix(tmp_path: Path) -> None:
         replies: list[AsProcess] = [first, second]
         pids = {output(one.infer("echo", request(1.0)), "pid")[0] for one in replies}
         assert len(pids) == 2
+
+
+# Warm-up, watching, environments
+
+
+def test_copies_are_warmed_up_before_they_are_ready(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Moody", warm_up=[request(1.0), request(2.0)])
+    with serving(folder, parallel_workers=2) as running:
+        stages = running.server._model_registry.find("moody").replicas.stages
+        assert output(running.infer("moody", request(3.0))) == [3.0]
+        assert running.server._model_registry.find("moody").replicas.stages.calls == 5
+        assert stages.calls in (0, 4)
+
+
+def test_a_model_that_cannot_warm_up_does_not_load(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=1) as running:
+        (tmp_path / "warm.json").write_text(json.dumps([request(1.0), request(-3.0)]))
+        write_model(tmp_path, "cold", f"{MODELS}.Moody", warm_up="../warm.json")
+        reply = running.post("/v2/repository/models/cold/load")
+        assert reply.status_code == 500
+        assert "warm-up request 1 of model 'cold' was answered with 418" in reply.json()["error"]
+        write_model(tmp_path, "cold", f"{MODELS}.Moody", warm_up="nowhere.json")
+        reply = running.post("/v2/repository/models/cold/load")
+        assert reply.status_code == 422 and "nowhere.json" in reply.json()["error"]
+        assert running.infer("cold", request(1.0)).status_code == 404
+
+
+def test_what_changes_in_the_repository_is_followed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Echo")
+    with serving(folder, parallel_workers=1, watch_repository=0.1) as running:
+        write_model(tmp_path, "late", f"{MODELS}.Moody")
+        wait_for(lambda: running.infer("late", request(1.0)).ok, "the new model")
+        old = running.server._model_registry.find("late")
+        write_model(tmp_path, "late", f"{MODELS}.Moody", platform="changed")
+        wait_for(lambda: running.get("/v2/models/late").json()["platform"] == "changed", "the change")
+        assert running.server._model_registry.find("late") is not old
+        (tmp_path / "late" / "model-settings.json").unlink()
+        wait_for(lambda: running.infer("late", request(1.0)).status_code == 404, "the end of it")
+        assert running.infer("echo", request(1.0)).ok
+
+
+def test_what_batches_cost_can_be_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Rowwise", max_batch_size=8, latency_target_ms=50)
+    with serving(folder, parallel_workers=1) as running:
+        with ThreadPoolExecutor(16) as threads:
+            assert all(threads.map(lambda _: running.infer("rowwise", request(1.0)).ok, range(400)))
+        told = running.get("/v2/models/rowwise/batching").json()
+        assert told["max_calls"] == 8 and told["latency_target_s"] == 0.05 and told["calls"] == 400
+        assert told["cost"]["batches_observed"] == told["batches"] < 400
+        assert 0.0005 < told["cost"]["per_call_s"] + told["cost"]["per_batch_s"] < 0.5
+        assert running.get("/v2/models/nobody/batching").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with a package of its own, and all of this one."""
+    path: Path = tmp_path_factory.mktemp("environment") / "env"
+    venv.create(path, with_pip=False, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(path), "platbase": str(path)}))
+    (packages / "only_there.py").write_text("WORD = 'there'\n")
+    (packages / "base.pth").write_text("\n".join(entry for entry in sys.path if os.path.isdir(entry)))
+    return path
+
+
+ABROAD = """
+import sys
+import numpy as np
+import only_there
+from mlserver import MLModel, types
+from mlserver.codecs import StringCodec
+
+class Abroad(MLModel):
+    async def predict(self, payload):
+        words = [only_there.WORD, sys.prefix]
+        return types.InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("y", words)])
+"""
+
+
+def test_a_model_in_an_environment_of_its_own(tmp_path: Path, environment: Path) -> None:
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as archive:
+        archive.add(environment, ".")
+    folder = tmp_path / "models"
+    parameters: dict[str, dict[str, Any]] = {
+        "path": {"environment_path": str(environment)},
+        "tarball": {"environment_tarball": "../../packed.tar.gz"},
+    }
+    for name, values in parameters.items():
+        write_model(folder, name, "models.Abroad", ABROAD, parameters=values)
+    write_model(folder, "echo", f"{MODELS}.Echo")
+    environments = tmp_path / "environments"
+    with serving(folder, parallel_workers=1, environments_dir=str(environments)) as running:
+        assert output(running.infer("path", request(1.0))) == ["there", str(environment)]
+        word, prefix = output(running.infer("tarball", request(1.0)))
+        assert word == "there" and Path(prefix).parent == environments
+        assert output(running.infer("echo", request(1.0))) == [1.0]
+        assert running.post("/v2/repository/models/tarball/unload").ok
+        assert not any(environments.iterdir())
+        assert environment.exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"environment_path": "/nowhere"}, "/nowhere has no bin/python"),
+        ({"environment_tarball": "no.tar.gz"}, "there is no `environment_tarball`"),
+        ({"environment_tarball": "model-settings.json"}, "cannot be unpacked"),
+        ({"build_environment": True}, "needs one of requirements.txt"),
+    ],
+)
+def test_environments_that_cannot_be_used(tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=1) as running:
+        write_model(tmp_path, "abroad", "models.Abroad", ABROAD, parameters=parameters)
+        reply = running.post("/v2/repository/models/abroad/load")
+        assert reply.status_code == 422 and words in reply.json()["error"], reply.text
+        assert running.infer("echo", request(1.0)).ok
+
+
+def test_an_environment_is_built_from_what_a_model_says_it_needs(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "only_there").mkdir(parents=True)
+    (package / "only_there" / "__init__.py").write_text("WORD = 'built'\n")
+    (package / "pyproject.toml").write_text(PACKAGE)
+    folder = tmp_path / "models"
+    model = write_model(folder, "abroad", "models.Abroad", ABROAD, parameters={"build_environment": True})
+    (model / "requirements.txt").write_text(f"# what it needs\n{package}  # from here\n")
+    environments = tmp_path / "environments"
+    for _ in range(2):  # the second start finds it
+        with serving(folder, parallel_workers=1, environments_dir=str(environments)) as running:
+            word, prefix = output(running.infer("abroad", request(1.0)))
+            assert word == "built" and Path(prefix).parent == environments
+        assert len(list(environments.iterdir())) == 1
+
+
+PACKAGE = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "only-there"
+version = "1"
+[tool.hatch.build.targets.wheel]
+packages = ["only_there"]
+"""

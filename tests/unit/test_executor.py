@@ -230,7 +230,7 @@ def test_a_model_with_a_batch_size_is_not_merged_across_headers() -> None:
 
 
 def test_the_batch_size_limits_rows() -> None:
-    runner, model = executor(max_batch_size=3)
+    runner, model = executor(max_batch_size=3, max_batch_time=1.0)
     replies = run(runner, call(1), call(2, 3), call(4), call(5, 6, 7, 8), call(9))
     assert model.batches == [[1, 2, 3], [4], [5, 6, 7, 8], [9]]
     assert [body(reply)["outputs"][0]["data"] for reply in replies] == [[1], [2, 3], [4], [5, 6, 7, 8], [9]]

@@ -29,6 +29,7 @@ LAYERS = [
     {"grpc.converters"},
     {"executor"},
     {"replica", "repository"},
+    {"warmup"},
     {"replicas", "parallel"},
     {"registry", "cache"},
     {"service"},

@@ -95,6 +95,7 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "worker_gpus": [],
     "cache_max_bytes": 268_435_456,
     "cache_ttl": None,
+    "watch_repository": None,
 }
 
 
@@ -125,6 +126,9 @@ def test_model_defaults() -> None:
         "parallel_workers": None,
         "warm_workers": False,
         "replicas": None,
+        "latency_target_ms": None,
+        "latency_percentile": 0.95,
+        "warm_up": [],
         "predict_timeout": None,
         "max_queue_size": None,
         "max_batch_size": 0,
@@ -139,6 +143,7 @@ def test_model_defaults() -> None:
         "environment_tarball": None,
         "inference_pool_gid": None,
         "autogenerate_inference_pool_gid": False,
+        "build_environment": False,
         "format": None,
         "content_type": None,
         "extra": {},

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from dataclasses import dataclass, field
@@ -65,7 +68,99 @@ def environment_of(settings: ModelSettings, server: Settings) -> Environment:
         folder = os.path.join(os.path.abspath(server.environments_dir), key)
         _unpack(settings, tarball, folder)
         return _in_folder(settings, folder, key, temporary=folder)
+    if parameters is not None and parameters.build_environment:
+        return _built(settings, server)
     return own_environment()
+
+
+# Files beside a model that say what it needs, the first of them that is there.
+_REQUIREMENTS = ("requirements.txt", "python_env.yaml", "conda.yaml", "conda.yml", "environment.yml")
+
+
+def _built(settings: ModelSettings, server: Settings) -> Environment:
+    """An environment with what the model needs, made once; what it does not name is taken from this one."""
+    folder = os.path.dirname(os.path.abspath(settings._source)) if settings._source else os.getcwd()
+    uri = settings.parameters.uri if settings.parameters is not None else None
+    artefact = to_absolute_path(settings, uri) if uri else folder
+    candidates = [os.path.join(place, name) for place in (folder, artefact) for name in _REQUIREMENTS]
+    found = next((path for path in candidates if os.path.isfile(path)), None)
+    if found is None:
+        text = f"`build_environment` needs one of {', '.join(_REQUIREMENTS)} in {folder}"
+        raise MLServerError(f"Model '{settings.name}': {text}", 422)
+    python, requirements = read_requirements(found)
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python is not None and not f"{python}.".startswith(f"{own}."):
+        text = f"{found} asks for Python {python}, the server runs on {own}: give it an `environment_path`"
+        raise MLServerError(f"Model '{settings.name}': {text}", 422)
+    key = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()
+    built = os.path.join(os.path.abspath(server.environments_dir), key)
+    if not os.path.isdir(built):
+        _build(settings, built, requirements)
+    # Unlike an unpacked one it is worth keeping: the next start finds it.
+    return _in_folder(settings, built, key)
+
+
+def read_requirements(path: str) -> tuple[str | None, list[str]]:
+    """The version of Python that a file asks for, if any, and what pip is to install, a line each."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    if path.endswith(".txt"):
+        lines = (line.partition(" #")[0].strip() for line in text.splitlines())
+        return None, [line for line in lines if line and not line.startswith("#")]
+    try:
+        import yaml
+    except ImportError as exc:
+        raise MLServerError(f"PyYAML is needed to read {path}: pip install pyyaml", 422) from exc
+    content = yaml.safe_load(text) or {}
+    python: str | None = None
+    requirements: list[str] = []
+    if "python" in content:  # MLflow's python_env.yaml
+        python = str(content["python"])
+    for entry in content.get("dependencies", ()):
+        if isinstance(entry, dict):
+            requirements += entry.get("pip", ())
+        elif match := re.fullmatch(r"python\s*=*\s*([\d.]*)", str(entry)):
+            python = match[1] or None
+        elif not re.match(r"pip\b", str(entry)):
+            # conda writes `name=1.2=build`, and a plain `=` for what pip calls `==`.
+            name, *version = re.split(r"(?<![<>=!~])=(?!=)", str(entry))
+            requirements.append(f"{name}=={version[0]}" if version else name)
+    # In python_env.yaml a dependency may be the name of a file beside it.
+    resolved: list[str] = []
+    for requirement in requirements:
+        if requirement.startswith("-r "):
+            resolved += read_requirements(os.path.join(os.path.dirname(path), requirement[3:].strip()))[1]
+        else:
+            resolved.append(requirement)
+    return python, resolved
+
+
+def _build(settings: ModelSettings, folder: str, requirements: list[str]) -> None:
+    import venv
+
+    logger.info("Model '%s': building an environment for %s", settings.name, ", ".join(requirements))
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    # Under its name it is there as a whole. Only its scripts mind the move, and nobody runs them.
+    unfinished = f"{folder}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        venv.create(unfinished, with_pip=False, symlinks=True)
+        python = os.path.join(unfinished, "bin", "python")
+        packages = sysconfig.get_path("purelib", vars={"base": unfinished, "platbase": unfinished})
+        if requirements:
+            command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *requirements]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                last = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
+                text = f"Model '{settings.name}': its environment cannot be built: {last[0]}"
+                raise MLServerError(text, 422)
+        with open(os.path.join(packages, "server.pth"), "w", encoding="utf-8") as file:
+            file.write(
+                "\n".join(entry for entry in sys.path if os.path.isabs(entry) and os.path.isdir(entry))
+            )
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _in_folder(settings: ModelSettings, folder: str, key: str, temporary: str | None = None) -> Environment:
@@ -83,17 +178,16 @@ def _in_folder(settings: ModelSettings, folder: str, key: str, temporary: str | 
 
 
 def _own_folders() -> list[str]:
-    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
     folders = []
     for entry in sys.path:
         path = os.path.abspath(entry or ".")
-        if os.path.isdir(path) and not path.startswith(prefixes) and not _holds_this_package(path):
+        installed = f"{os.sep}site-packages" in path or f"{os.sep}dist-packages" in path
+        holds_this_package = os.path.isfile(os.path.join(path, "mlserver", "__init__.py"))
+        inside = os.path.realpath(path).startswith(library)
+        if os.path.isdir(path) and not installed and not inside and not holds_this_package:
             folders.append(path)
     return folders
-
-
-def _holds_this_package(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, "mlserver", "__init__.py"))
 
 
 def _hash_file(path: str) -> str:

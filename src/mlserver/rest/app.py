@@ -68,6 +68,7 @@ def create_app(
         _get("/v2/models", endpoints.models),
         *(_get(prefix, endpoints.model_metadata) for prefix in (model, versioned)),
         *(_get(f"{prefix}/ready", endpoints.model_ready) for prefix in (model, versioned)),
+        *(_get(f"{prefix}/batching", endpoints.batching) for prefix in (model, versioned)),
         *(
             _post(f"{prefix}/{name}", endpoints.infer)
             for prefix in (model, versioned)
@@ -176,6 +177,9 @@ class _Endpoints:
         name, version = _model(request)
         ready = self._service.model_ready(name, version)
         return Response({"name": name, "ready": ready}, 200 if ready else 400)
+
+    async def batching(self, request: Request) -> PlainResponse:
+        return Response(self._service.batching(*_model(request)))
 
     async def infer(self, request: Request) -> PlainResponse:
         """Inference for requests that the fast lane leaves alone, such as those of web pages under CORS."""
