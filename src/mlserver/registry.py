@@ -19,6 +19,7 @@ from mlserver.memory import collect_frozen
 from mlserver.model import MLModel
 from mlserver.parallel.errors import RemoteError
 from mlserver.replicas import ReplicaSet
+from mlserver.rollout import Plan, Rollout
 from mlserver.types import State
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class LoadedModel:
         self.settings = settings
         self.replicas = replicas
         self.state = State.LOADING
-        self.reason = ""
+        # A version of it that is on trial, or the last that was.
+        self.rollout: Rollout | None = None
 
     @property
     def name(self) -> str:
@@ -85,6 +87,7 @@ class ModelRegistry:
             weakref.WeakValueDictionary()
         )
         self._closing = False
+        self._ending: set[asyncio.Future[None]] = set()  # of trials
         self.age = 0  # counts the changes of what `find` finds
         # Models that were to be loaded and could not be: name and version to the reason.
         self.failures: dict[tuple[str, str | None], str] = {}
@@ -133,18 +136,19 @@ class ModelRegistry:
 
     # Changing
 
-    async def load(self, settings: ModelSettings) -> MLModel | None:
+    async def load(self, settings: ModelSettings, plan: Plan | None = None) -> MLModel | None:
         """Load a model, or reload one that is loaded already; the old copy serves until the new one is ready.
 
-        Returns the model, where it is in this process.
+        Returns the model, where it is in this process. plan: how it has to prove itself first, if one serves.
+
         Loads of one version wait for each other. Raises what the model's code raises, when a copy that
         serves already goes on serving; ModelNotFound when the model was unloaded meanwhile.
         """
         lock = self._loads.setdefault((settings.name, settings.version), asyncio.Lock())
         async with lock:
-            return await self._load(settings)
+            return await self._load(settings, plan)
 
-    async def _load(self, settings: ModelSettings) -> MLModel | None:
+    async def _load(self, settings: ModelSettings, plan: Plan | None) -> MLModel | None:
         if settings.parallel_workers is not None:
             logger.warning(
                 "Model '%s': `parallel_workers` in a model's settings is deprecated, set it for the server",
@@ -159,12 +163,11 @@ class ModelRegistry:
             try:
                 if self._registered(new) is not (old or new):
                     raise ModelNotFound(new.name, new.version)
-                for hook in self.on_loaded:
-                    await hook(new, old)
-                if self._registered(new) is not (old or new):  # unloaded while a hook was waiting
-                    for hook in self.on_unloaded:
-                        await hook(new, None)
-                    raise ModelNotFound(new.name, new.version)
+                new.state = State.READY if description.ready else State.UNKNOWN
+                if plan is not None and old is not None and old.ready:
+                    self._try_out(new, old, plan)
+                    return new.model
+                await self._introduce(new, old)
             except BaseException:
                 await new.replicas.close()
                 raise
@@ -175,13 +178,47 @@ class ModelRegistry:
                     kind = exc.kind if isinstance(exc, RemoteError) else type(exc).__name__
                     self.failures[new.name, new.version] = f"{kind}: {exc}"
             raise
-        new.state = State.READY if description.ready else State.UNKNOWN
+        await self._take_over(new, old)
+        return new.model
+
+    async def _introduce(self, new: LoadedModel, old: LoadedModel | None) -> None:
+        """Tell those who want to know. Raises ModelNotFound when it was unloaded meanwhile."""
+        for hook in self.on_loaded:
+            await hook(new, old)
+        if self._registered(new) is not (old or new):
+            for hook in self.on_unloaded:
+                await hook(new, None)
+            raise ModelNotFound(new.name, new.version)
+
+    async def _take_over(self, new: LoadedModel, old: LoadedModel | None) -> None:
         self._put(new)
         self.failures.pop((new.name, new.version), None)
-        logger.info("Loaded model '%s' successfully.", describe(settings))
+        logger.info("Loaded model '%s' successfully.", describe(new.settings))
         if old is not None:
             await self._retire(old, new)
-        return new.model
+
+    def _try_out(self, new: LoadedModel, old: LoadedModel, plan: Plan) -> None:
+        """Let a new copy prove itself on the calls of the one that serves."""
+
+        def decide(promoted: bool) -> None:
+            ending = asyncio.ensure_future(self._end_trial(new, old, promoted))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+        new.rollout = old.rollout = Rollout(plan, old.replicas, new.replicas, decide)
+        logger.info("Model '%s' is on trial: %s", describe(new.settings), plan)
+
+    async def _end_trial(self, new: LoadedModel, old: LoadedModel, promoted: bool) -> None:
+        assert new.rollout is not None
+        logger.info("Model '%s' was %s", describe(new.settings), new.rollout.decision)
+        try:
+            if promoted and self._registered(new) is old:
+                await self._introduce(new, old)
+                await self._take_over(new, old)
+                return
+        except Exception:
+            logger.exception("Model '%s' could not take over", describe(new.settings))
+        await self._retire(new, old)
 
     async def unload(self, name: str) -> None:
         """Unload all versions of a model. Raises ModelNotFound."""
@@ -209,6 +246,8 @@ class ModelRegistry:
         """Unload everything."""
         self._closing = True
         await asyncio.gather(*(self.unload(name) for name in list(self._versions)), return_exceptions=True)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     def _registered(self, loaded: LoadedModel) -> LoadedModel | None:
         """What is registered under its name and version."""
@@ -242,6 +281,8 @@ class ModelRegistry:
     async def _retire(self, loaded: LoadedModel, successor: LoadedModel | None) -> None:
         state = loaded.state
         loaded.state = State.UNLOADING
+        if loaded.rollout is not None:
+            loaded.rollout.stop()
         for hook in self.on_unloaded:
             await hook(loaded, successor)
         if state is State.LOADING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
@@ -202,7 +202,7 @@ class MLServer:
             except Exception:
                 logger.exception("The model repository could not be looked at")
                 continue
-            changes = [(name, self.service.load) for name in load]
+            changes: list[tuple[str, Callable[[str], Any]]] = [(name, self.service.load) for name in load]
             changes += [(name, self.service.unload) for name in unload]
             for name, change in changes:
                 try:

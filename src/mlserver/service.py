@@ -27,6 +27,8 @@ from mlserver.model import describe_model
 from mlserver.registry import LoadedModel, ModelRegistry
 from mlserver.replica import Calls, Waiting
 from mlserver.replicas import ReplicaSet
+from mlserver.rollout import Pending as OnTrial
+from mlserver.rollout import read_plan
 from mlserver.types import (
     MetadataModelResponse,
     MetadataServerResponse,
@@ -117,7 +119,7 @@ class CachedInference:
         self._cache.leave(self._key, self._asked)
 
 
-Pending = Inference | CachedInference
+Pending = Inference | CachedInference | OnTrial
 
 
 class Service:
@@ -175,9 +177,11 @@ class Service:
         call: Call,
         answer: Callable[[Reply], None],
         deadline: float | None,
-    ) -> Inference:
+    ) -> Inference | OnTrial:
         inference = Inference(call, target, loaded.replicas, answer)
         inference.deadline = deadline
+        if loaded.rollout is not None and loaded.rollout.decision is None:
+            return loaded.rollout.submit(inference)
         loaded.replicas.submit(inference)
         return inference
 
@@ -299,14 +303,23 @@ class Service:
             name=entry.name, version=entry.version, state=state.value, reason=reason
         )
 
-    async def load(self, name: str) -> None:
+    def rollout(self, name: str, version: str | None = None) -> dict[str, Any] | None:
+        """How a new copy of a model that is on trial does, or how the last did. Raises ModelNotFound."""
+        rollout = self.registry.find(name, version).rollout
+        return None if rollout is None else rollout.describe()
+
+    async def load(self, name: str, parameters: dict[str, Any] | None = None) -> None:
         """(Re)load every version that the repository has of a model, then unload those that it has no more.
+
+        parameters: of `rollout.Plan`, if the new has to prove itself beside what serves.
 
         Raises ModelNotFound when it has none, else the first error; versions that did load are served all
         the same.
         """
         found = await self.repository.find(name)
-        results = await asyncio.gather(*(self.registry.load(s) for s in found), return_exceptions=True)
+        plan = read_plan(parameters or {})
+        loads = (self.registry.load(settings, plan) for settings in found)
+        results = await asyncio.gather(*loads, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

@@ -170,7 +170,7 @@ class Settings(_Base):
     """Load every model that the repository lists before the server reports ready."""
 
     watch_repository: Annotated[float, Field(gt=0)] | None = None
-    """Seconds between two looks at the models' files, to load what is new, unload what is gone; null is none."""
+    """Seconds between looks at the models' files, to load what is new, unload what is gone; null is none."""
 
     load_failure: Literal["stop", "continue"] = "stop"
     """When a model cannot be loaded at start-up: stop the server, or go on, not ready, with the others."""

@@ -31,6 +31,7 @@ LAYERS = [
     {"replica", "repository"},
     {"warmup"},
     {"replicas", "parallel"},
+    {"rollout"},
     {"registry", "cache"},
     {"service"},
     {"rest", "grpc", "metrics.server"},

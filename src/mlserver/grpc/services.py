@@ -360,7 +360,11 @@ class _Repository:
         return RepositoryIndexResponseConverter.from_types(items, package is model_repository_pb2)
 
     async def load(self, request: Any, package: Any) -> Any:
-        await self._service.load(request.model_name)
+        given = request.parameters if hasattr(request, "parameters") else {}
+        parameters = {
+            key: getattr(value, str(value.WhichOneof("parameter_choice"))) for key, value in given.items()
+        }
+        await self._service.load(request.model_name, parameters)
         return package.RepositoryModelLoadResponse()
 
     async def unload(self, request: Any, package: Any) -> Any:

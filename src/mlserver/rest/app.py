@@ -69,6 +69,7 @@ def create_app(
         *(_get(prefix, endpoints.model_metadata) for prefix in (model, versioned)),
         *(_get(f"{prefix}/ready", endpoints.model_ready) for prefix in (model, versioned)),
         *(_get(f"{prefix}/batching", endpoints.batching) for prefix in (model, versioned)),
+        *(_get(f"{prefix}/rollout", endpoints.rollout) for prefix in (model, versioned)),
         *(
             _post(f"{prefix}/{name}", endpoints.infer)
             for prefix in (model, versioned)
@@ -181,6 +182,9 @@ class _Endpoints:
     async def batching(self, request: Request) -> PlainResponse:
         return Response(self._service.batching(*_model(request)))
 
+    async def rollout(self, request: Request) -> PlainResponse:
+        return Response(self._service.rollout(*_model(request)))
+
     async def infer(self, request: Request) -> PlainResponse:
         """Inference for requests that the fast lane leaves alone, such as those of web pages under CORS."""
         target = Target(*_model(request))
@@ -233,12 +237,21 @@ class _Endpoints:
         return Response(await self._service.index(only_ready))
 
     async def load(self, request: Request) -> PlainResponse:
-        await self._service.load(request.path_params["model_name"])
+        await self._service.load(request.path_params["model_name"], _parameters(await request.body()))
         return PlainResponse(status_code=200)
 
     async def unload(self, request: Request) -> PlainResponse:
         await self._service.unload(request.path_params["model_name"])
         return PlainResponse(status_code=200)
+
+
+def _parameters(body: bytes) -> dict[str, Any]:
+    """Those of a load request. Its body may be anything: agents send what they like."""
+    try:
+        parameters = msgspec.json.decode(body).get("parameters")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
+        return {}
+    return parameters if isinstance(parameters, dict) else {}
 
 
 _FRAMING = frozenset(("content-length", "content-type", "transfer-encoding", "connection"))
