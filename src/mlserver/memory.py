@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 
-__all__ = ["calm_collector", "collect_frozen", "freeze_what_stays", "keep_blocks_warm"]
+__all__ = [
+    "calm_collector",
+    "collect_frozen",
+    "freeze_what_stays",
+    "give_back_memory",
+    "keep_blocks_warm",
+    "resident_bytes",
+]
 
 # From <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -32,6 +40,26 @@ def keep_blocks_warm() -> None:
     mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_THRESHOLD, _LARGEST_WARM)
     mallopt(_M_TRIM_THRESHOLD, _KEPT_WARM)
+
+
+def give_back_memory() -> None:
+    """Collect what a model left, also among what had been frozen, and give free memory back to the system."""
+    collect_frozen()
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):
+            pass
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that nobody else has, as far as the system tells; 0 for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            _, resident, shared, *_ = file.read().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def calm_collector() -> None:

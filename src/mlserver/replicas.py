@@ -161,6 +161,9 @@ class ReplicaSet:
         self._left = 0  # of those that wait
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
+        self._asleep = False
+        self._waking: asyncio.Future[None] | None = None
+        self.last_asked = self._loop.time()
         self._dispatching = False
         self._turn_scheduled = False
         self._turns = 0  # of the loop that this one has been put off, and calls that had come by then
@@ -171,6 +174,7 @@ class ReplicaSet:
 
     async def load(self) -> Description:
         """Raises whatever the model's code raises, when no replica stays loaded."""
+        self.last_asked = self._loop.time()
         replicas = await self._place(self.settings)
         loads = [asyncio.ensure_future(replica.load()) for replica in replicas]
         try:
@@ -194,11 +198,37 @@ class ReplicaSet:
             replica.changed = self._changed
         return self.description
 
+    async def sleep(self) -> None:
+        """Unload the replicas of an idle model, to be loaded again by the next call."""
+        self._asleep = True
+        lanes, self._lanes = self._lanes, []
+        await asyncio.gather(*(lane.replica.close() for lane in lanes))
+
+    async def _wake(self) -> None:
+        """Load them for the calls that came meanwhile; when that fails, these are told so."""
+        try:
+            await self.load()
+        except Exception as exc:
+            logger.error(
+                "Model '%s' could not be loaded when it was asked again: %s", self.settings.name, exc
+            )
+            waiting, self._waiting, self._left = self._waiting, deque(), 0
+            for one in waiting:
+                if not one.left:
+                    self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name, str(exc))))
+        else:
+            self._asleep = False
+            self.dispatch()
+        finally:
+            self._waking = None
+
     async def close(self) -> None:
         """Finish what is in flight, then unload."""
         if self._in_flight:
             self._idle = self._idle or self._loop.create_future()
             await self._idle
+        if self._waking is not None:
+            await asyncio.wait({self._waking})
         lanes, self._lanes = self._lanes, []
         for timer in (self._watch, self._hold):
             if timer is not None:
@@ -221,12 +251,22 @@ class ReplicaSet:
     @property
     def willing(self) -> bool:
         """Whether the model says that it is ready to be asked."""
-        return any(lane.replica.ready for lane in self._lanes)
+        return self._asleep or any(lane.replica.ready for lane in self._lanes)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it is unloaded until somebody asks."""
+        return self._asleep
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is waiting for an answer."""
+        return not self._in_flight
 
     @property
     def ready(self) -> bool:
         """Whether a prediction can be made at this moment: one replica suffices."""
-        return any(lane.replica.alive and lane.replica.ready for lane in self._lanes)
+        return self._asleep or any(lane.replica.alive and lane.replica.ready for lane in self._lanes)
 
     @property
     def _alive(self) -> bool:
@@ -235,7 +275,7 @@ class ReplicaSet:
     @property
     def _promising(self) -> bool:
         """Whether a call that comes now will find a replica soon."""
-        return any(lane.replica.alive or lane.replica.coming for lane in self._lanes)
+        return self._asleep or any(lane.replica.alive or lane.replica.coming for lane in self._lanes)
 
     @property
     def stages(self) -> Stages:
@@ -285,6 +325,9 @@ class ReplicaSet:
                 raise DeadlineUnreachable(self.settings.name, left, expected)
         if self._queue_seen is not None:
             self._queue_seen.observe(queued)
+        self.last_asked = self._loop.time()
+        if self._asleep and self._waking is None:
+            self._waking = asyncio.ensure_future(self._wake())
         if self.policy.target is not None:
             waiting.since = _now()
             self.policy.arrived(waiting.since)
@@ -410,13 +453,15 @@ class ReplicaSet:
     def _changed(self) -> None:
         """A replica came or went."""
         if not self._promising:
-            # Who waits is told so, in place of waiting for an unknown time.
-            self._left = 0
-            waiting, self._waiting = self._waiting, deque()
-            for one in waiting:
-                if not one.left:
-                    self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name)))
+            self._refuse_all()
         self.dispatch()
+
+    def _refuse_all(self, reason: str = "") -> None:
+        """Tell who waits that there is nothing to wait for."""
+        waiting, self._waiting, self._left = self._waiting, deque(), 0
+        for one in waiting:
+            if not one.left:
+                self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name, reason)))
 
     def settle(self, waiting: Waiting, reply: Reply) -> None:
         try:
@@ -462,9 +507,12 @@ class ReplicaSet:
 
     async def stream(self, calls: Calls) -> AsyncGenerator[Reply, None]:
         """The replies to a stream of calls. Closing the generator cancels the model's side."""
-        replica = self.one()
         self._in_flight += 1
         try:
+            if self._asleep:
+                self._waking = self._waking or asyncio.ensure_future(self._wake())
+                await asyncio.shield(self._waking)
+            replica = self.one()
             async with aclosing(replica.stream(calls)) as replies:
                 async for reply in replies:
                     yield reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import ModelNotFound, StartError
 from mlserver.logging import configure_logger, logger
-from mlserver.memory import freeze_what_stays, keep_blocks_warm
+from mlserver.memory import freeze_what_stays, give_back_memory, keep_blocks_warm, resident_bytes
 from mlserver.metrics import RequestMetrics, configure_metrics, release_metrics
 from mlserver.parallel.errors import RemoteError
 from mlserver.parallel.pool import InferencePoolRegistry, runs_here
@@ -25,6 +26,8 @@ from mlserver.tls import Tls
 
 __all__ = ["MLServer"]
 
+# Seconds between two looks at the memory that is taken.
+_BUDGET_LOOKS = 0.5
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT")
 
 
@@ -108,7 +111,7 @@ class MLServer:
         grpc = GrpcServer(settings, self.service, self._metrics if settings.metrics_endpoint else None)
         registry.on_unloaded.append(grpc.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
-        watching: asyncio.Future[None] | None = None
+        watching: list[asyncio.Future[None]] = []
         self._handle_signals()
         try:
             self.http_port = await http.start(settings.host, settings.http_port, "HTTP", tls.context("http"))
@@ -131,12 +134,16 @@ class MLServer:
                 self.service.starting = False
                 freeze_what_stays()
                 if settings.watch_repository is not None:
-                    watching = asyncio.ensure_future(self._watch(settings.watch_repository, models_settings))
+                    watching.append(
+                        asyncio.ensure_future(self._watch(settings.watch_repository, models_settings))
+                    )
+                if settings.memory_budget is not None:
+                    watching.append(asyncio.ensure_future(self._keep_budget(settings.memory_budget)))
                 await self._stop_requested.wait()
         finally:
             self.service.stopping = True
-            if watching is not None:
-                watching.cancel()
+            for watch in watching:
+                watch.cancel()
             await asyncio.gather(http.stop(settings.shutdown_timeout), grpc.stop(settings.shutdown_timeout))
             await _within(settings.shutdown_timeout, registry.close())
             if self._pools is not None:
@@ -190,6 +197,27 @@ class MLServer:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=1.0)
+
+    async def _keep_budget(self, budget: int) -> None:
+        """Let models sleep, those first that were not asked for longest, while too much memory is taken."""
+        while True:
+            await asyncio.sleep(_BUDGET_LOOKS)
+            pids = [os.getpid(), *(self._pools.pids if self._pools is not None else ())]
+            if sum(map(resident_bytes, pids)) <= budget:
+                continue
+            candidates = [
+                loaded
+                for loaded in self._model_registry.all()
+                if loaded.ready
+                and loaded.replicas.idle
+                and not loaded.replicas.asleep
+                and not loaded.settings.pinned
+            ]
+            if candidates:
+                sleepy = min(candidates, key=lambda loaded: loaded.replicas.last_asked)
+                logger.info("Model '%s' sleeps: the memory budget is exceeded", sleepy.name)
+                await sleepy.replicas.sleep()
+                give_back_memory()
 
     async def _watch(self, interval: float, models: Sequence[ModelSettings]) -> None:
         """Load what changes in the repository, unload what leaves it."""

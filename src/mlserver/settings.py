@@ -172,6 +172,9 @@ class Settings(_Base):
     watch_repository: Annotated[float, Field(gt=0)] | None = None
     """Seconds between looks at the models' files, to load what is new, unload what is gone; null is none."""
 
+    memory_budget: Annotated[int, Field(gt=0)] | None = None
+    """Bytes that server and workers may take; beyond, models unasked for longest sleep until they are asked."""
+
     load_failure: Literal["stop", "continue"] = "stop"
     """When a model cannot be loaded at start-up: stop the server, or go on, not ready, with the others."""
 
@@ -405,6 +408,9 @@ class ModelSettings(_Base):
 
     replicas: Annotated[int, Field(ge=1)] | None = None
     """Workers of its pool that load this model; null is all, more than there are adds workers."""
+
+    pinned: bool = False
+    """Keep this model loaded when others have to sleep for the memory budget."""
 
     predict_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that a predict() may take before its callers get 504 and its worker ends; null is unlimited."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import requests
 
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
+from mlserver.memory import resident_bytes
 from tests.running import AsProcess, InThread, process, serving, start_process, wait_for, write_model
 
 MODELS = "tests.server.worker_models"
@@ -622,3 +624,54 @@ version = "1"
 [tool.hatch.build.targets.wheel]
 packages = ["only_there"]
 """
+
+
+HEAVY = """
+import numpy as np
+from mlserver import MLModel, types
+from mlserver.codecs import NumpyCodec
+
+class Heavy(MLModel):
+    async def load(self):
+        self.weights = np.ones(25_000_000)  # 200 MB
+        return True
+
+    async def predict(self, payload):
+        outputs = [NumpyCodec.encode_output("y", self.weights[:1])]
+        return types.InferenceResponse(model_name=self.name, outputs=outputs)
+"""
+
+
+def private_memory(server: InThread) -> int:
+    return sum(resident_bytes(pid) for pid in workers_of(server))
+
+
+@pytest.mark.parametrize("pool", [{}, {"autogenerate_inference_pool_gid": True}])
+def test_memory_comes_back_when_a_model_is_unloaded(tmp_path: Path, pool: dict[str, bool]) -> None:
+    write_model(tmp_path, "heavy", "models.Heavy", HEAVY, parameters=pool)
+    with serving(tmp_path, parallel_workers=1) as running:
+        assert private_memory(running) > 200_000_000
+        assert running.post("/v2/repository/models/heavy/unload").ok
+        wait_for(lambda: private_memory(running) < 150_000_000, "the memory")
+
+
+def test_models_sleep_when_memory_is_short_and_wake_when_they_are_asked(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_model(tmp_path, name, "models.Heavy", HEAVY, pinned=name == "c")
+    with serving(tmp_path, parallel_workers=1, load=False) as running:
+        budget = private_memory(running) + resident_bytes(os.getpid()) + 500_000_000
+        running.server._settings.memory_budget = budget
+        keeping = asyncio.run_coroutine_threadsafe(running.server._keep_budget(budget), running.loop)
+        try:
+            for name in ("c", "a", "b"):
+                assert running.post(f"/v2/repository/models/{name}/load").ok
+                assert output(running.infer(name, request(1.0))) == [1.0]
+            sets = {name: running.server._model_registry.find(name).replicas for name in "abc"}
+            wait_for(lambda: sets["a"].asleep, "the one that was not asked for longest to sleep")
+            assert not sets["b"].asleep and not sets["c"].asleep
+            assert running.get("/v2/models/a/ready").ok and running.get("/v2/health/ready").ok
+            assert output(running.infer("a", request(1.0))) == [1.0]  # it wakes
+            wait_for(lambda: sets["b"].asleep and not sets["a"].asleep, "the other one to sleep")
+            assert not sets["c"].asleep
+        finally:
+            keeping.cancel()

@@ -96,6 +96,7 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "cache_max_bytes": 268_435_456,
     "cache_ttl": None,
     "watch_repository": None,
+    "memory_budget": None,
 }
 
 
@@ -126,6 +127,7 @@ def test_model_defaults() -> None:
         "parallel_workers": None,
         "warm_workers": False,
         "replicas": None,
+        "pinned": False,
         "latency_target_ms": None,
         "latency_percentile": 0.95,
         "warm_up": [],

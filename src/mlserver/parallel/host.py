@@ -20,7 +20,7 @@ from typing import Any
 
 from mlserver.executor import Call, Reply
 from mlserver.logging import configure_logger, logger
-from mlserver.memory import calm_collector, collect_frozen, freeze_what_stays, keep_blocks_warm
+from mlserver.memory import calm_collector, freeze_what_stays, give_back_memory, keep_blocks_warm
 from mlserver.metrics import configure_metrics
 from mlserver.parallel.arena import Arena, Mapping
 from mlserver.parallel.channel import (
@@ -253,7 +253,7 @@ class _Host:
         if replica is not None:
             await replica.close()
             del replica
-            collect_frozen()
+            give_back_memory()
 
     async def answer_metadata(self, model: int) -> dict[str, Any]:
         metadata = await self._replicas[model].metadata()

@@ -329,6 +329,11 @@ class InferencePoolRegistry:
     def pools(self) -> list[InferencePool]:
         return list(self._pools.values())
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that are there."""
+        return [slot.pid for pool in self.pools for slot in pool.slots if slot.pid]
+
     async def close(self) -> None:
         pools, self._pools = self.pools, {}
         await asyncio.gather(*(pool.close() for pool in pools))
