@@ -209,13 +209,8 @@ class ReplicaSet:
         try:
             await self.load()
         except Exception as exc:
-            logger.error(
-                "Model '%s' could not be loaded when it was asked again: %s", self.settings.name, exc
-            )
-            waiting, self._waiting, self._left = self._waiting, deque(), 0
-            for one in waiting:
-                if not one.left:
-                    self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name, str(exc))))
+            logger.error("Model '%s' could not be loaded again: %s", self.settings.name, exc)
+            self._refuse_all("it could not be loaded again")
         else:
             self._asleep = False
             self.dispatch()

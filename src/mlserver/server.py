@@ -205,18 +205,12 @@ class MLServer:
             pids = [os.getpid(), *(self._pools.pids if self._pools is not None else ())]
             if sum(map(resident_bytes, pids)) <= budget:
                 continue
-            candidates = [
-                loaded
-                for loaded in self._model_registry.all()
-                if loaded.ready
-                and loaded.replicas.idle
-                and not loaded.replicas.asleep
-                and not loaded.settings.pinned
-            ]
-            if candidates:
-                sleepy = min(candidates, key=lambda loaded: loaded.replicas.last_asked)
-                logger.info("Model '%s' sleeps: the memory budget is exceeded", sleepy.name)
-                await sleepy.replicas.sleep()
+            unpinned = [m.replicas for m in self._model_registry.all() if m.ready and not m.settings.pinned]
+            idle = [replicas for replicas in unpinned if replicas.idle and not replicas.asleep]
+            if idle:
+                sleepy = min(idle, key=lambda replicas: replicas.last_asked)
+                logger.info("Model '%s' sleeps: the memory budget is exceeded", sleepy.settings.name)
+                await sleepy.sleep()
                 give_back_memory()
 
     async def _watch(self, interval: float, models: Sequence[ModelSettings]) -> None:

@@ -173,7 +173,7 @@ class Settings(_Base):
     """Seconds between looks at the models' files, to load what is new, unload what is gone; null is none."""
 
     memory_budget: Annotated[int, Field(gt=0)] | None = None
-    """Bytes that server and workers may take; beyond, models unasked for longest sleep until they are asked."""
+    """Bytes that server and workers may take; beyond, models sleep until asked, the longest idle first."""
 
     load_failure: Literal["stop", "continue"] = "stop"
     """When a model cannot be loaded at start-up: stop the server, or go on, not ready, with the others."""
