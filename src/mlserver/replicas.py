@@ -200,6 +200,9 @@ class ReplicaSet:
 
     async def sleep(self) -> None:
         """Unload the replicas of an idle model, to be loaded again by the next call."""
+        self._metadata = await self.metadata()
+        if self._in_flight:
+            return  # somebody came in between
         self._asleep = True
         lanes, self._lanes = self._lanes, []
         await asyncio.gather(*(lane.replica.close() for lane in lanes))
@@ -254,9 +257,10 @@ class ReplicaSet:
         return self._asleep
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody is waiting for an answer."""
-        return not self._in_flight
+    def may_sleep(self) -> bool:
+        """Whether nobody waits for an answer, and nothing but an inference would have to wake it."""
+        handlers = self.description is not None and self.description.handlers
+        return not (self._asleep or self._in_flight or handlers)
 
     @property
     def ready(self) -> bool:

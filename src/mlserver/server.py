@@ -206,7 +206,7 @@ class MLServer:
             if sum(map(resident_bytes, pids)) <= budget:
                 continue
             unpinned = [m.replicas for m in self._model_registry.all() if m.ready and not m.settings.pinned]
-            idle = [replicas for replicas in unpinned if replicas.idle and not replicas.asleep]
+            idle = [replicas for replicas in unpinned if replicas.may_sleep]
             if idle:
                 sleepy = min(idle, key=lambda replicas: replicas.last_asked)
                 logger.info("Model '%s' sleeps: the memory budget is exceeded", sleepy.settings.name)
