@@ -84,6 +84,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/grpc_large.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/liveness.py
+	$(BIN)/python benchmarks/workers.py
 
 bench-micro: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks

@@ -73,10 +73,12 @@ class Batch:
     Its replica tells it, on the loop that gave it, how far it is: maybe `awaits`, then `done`; or `lost`.
     """
 
-    __slots__ = ("task", "waiting")
+    # number, task: what a replica knows it by.
+    __slots__ = ("number", "task", "waiting")
 
     def __init__(self, waiting: list[Waiting]) -> None:
         self.waiting = waiting
+        self.number = -1
         self.task: asyncio.Task[None] | None = None
         for one in waiting:
             one.batch = self
@@ -248,6 +250,7 @@ class LocalReplica:
         self._tell_scheduled = False
         self._in_flight = 0
         self._closed = False
+        self._stuck = False
         self._idle: asyncio.Future[None] | None = None
         self._pumps: set[asyncio.Task[Any]] = set()  # of streams that have not ended, on the model's loop
 
@@ -261,7 +264,7 @@ class LocalReplica:
 
     @property
     def alive(self) -> bool:
-        return self._executor is not None
+        return self._executor is not None and not self._stuck
 
     @property
     def coming(self) -> bool:
@@ -387,8 +390,10 @@ class LocalReplica:
             self._loop.call_soon_threadsafe(task.cancel)
 
     def recycle(self, reason: str) -> None:
-        """A thread cannot be ended from outside. What awaits is broken off, what computes goes on."""
+        """A thread cannot be ended from outside: until it comes back by itself, it is of no use."""
         logger.error("Model '%s': %s; its thread cannot be ended from outside", self.settings.name, reason)
+        self._stuck = True
+        self.changed()
 
     def _short_lane(self, batch: Batch) -> bool:
         if not self._inline or self._run_cost >= _SHORT_RUN or self._on_thread or self._given:
@@ -490,6 +495,9 @@ class LocalReplica:
                 batch.done(replies, seconds)
             finally:
                 self._work_done()
+            if self._stuck:
+                self._stuck = False
+                self.changed()
 
     # Streams
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mlserver import MLModel, ModelSettings
-from mlserver.errors import MLServerError, ModelNotFound, QueueFull
+from mlserver.errors import DeadlineUnreachable, MLServerError, ModelNotFound, QueueFull, WorkerUnavailable
 from mlserver.executor import Call, Reply
 from mlserver.replica import Calls, Waiting
 from mlserver.replicas import ReplicaSet
@@ -569,3 +569,46 @@ async def test_close_waits_for_a_stream_that_is_read() -> None:
         await asyncio.wait_for(closing, TIMEOUT)
         assert "unload" in model.threads
         loaded.close = _nothing  # type: ignore[method-assign]
+
+
+async def test_a_predict_that_takes_too_long_is_answered_and_its_model_not_ready_until_it_ends() -> None:
+    async with replica(Gated, predict_timeout=0.05) as (loaded, model):
+        (late,) = submit(loaded, 1)
+        assert await late.status() == 504
+        assert loaded.willing and not loaded.ready
+        with pytest.raises(WorkerUnavailable):
+            submit(loaded, 2)
+        model.gate.set()
+        await until(lambda: loaded.ready, "its thread comes back")
+        assert await submit(loaded, 3)[0].data() == [3]
+
+
+async def test_a_predict_that_awaits_too_long_is_broken_off() -> None:
+    async with replica(Awaits, predict_timeout=0.05) as (loaded, model):
+        (late,) = submit(loaded, 1)
+        assert await late.status() == 504
+        await until(lambda: model.cancelled == [1] and loaded.ready, "it is cancelled")
+
+
+async def test_thousands_of_calls_in_one_turn_of_the_short_lane() -> None:
+    async with replica(Inline) as (loaded, _):
+        await proven(loaded)
+        loaded.merges = False  # one batch a call, each done before the next is given
+        callers = submit(loaded, *range(3_000))
+        assert [await caller.data() for caller in callers] == [[n] for n in range(3_000)]
+
+
+async def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once() -> None:
+    async with replica(Gated) as (loaded, model):
+        submit(loaded, 0)
+        await until(model.entered.is_set, "the model is busy")
+        loaded._lanes[0].cost = 1.0
+        submit(loaded, 1, 2, 3)
+        hopeless, hopeful = Caller(4), Caller(5)
+        hopeless.deadline = asyncio.get_running_loop().time() + 0.5
+        hopeful.deadline = asyncio.get_running_loop().time() + 60
+        with pytest.raises(DeadlineUnreachable, match="would wait 4"):
+            loaded.submit(hopeless)
+        loaded.submit(hopeful)
+        model.gate.set()
+        assert await hopeful.data() == [5]

@@ -43,7 +43,7 @@ _STREAM_AHEAD = 8
 
 
 class _Batch(Batch):
-    __slots__ = ("_host", "model", "number")
+    __slots__ = ("_host", "model")
 
     def __init__(self, waiting: list[Waiting], host: _Host, model: int, number: int) -> None:
         super().__init__(waiting)

@@ -180,7 +180,8 @@ class Slot:
         for replica in replicas:
             replica.ended(coming=not pause)
         self._owners.clear()
-        self._restarting = asyncio.ensure_future(self._restart(pause))
+        if self._restarting is None:  # else that one has lost what it was about to load
+            self._restarting = asyncio.ensure_future(self._restart(pause))
         for replica in replicas:
             replica.lose(reason)
 
@@ -209,7 +210,6 @@ class Slot:
             try:
                 told = await self._load_in(worker, replica)
             except WorkerStop:
-                self._worker = None
                 raise
             except Exception as exc:
                 # It could be loaded once. The others must not wait for what is wrong with it now.

@@ -111,16 +111,15 @@ class WorkerReplica:
     def run(self, batch: Batch) -> None:
         channel = self._channel
         assert channel is not None
-        number = self._slot.register(self)
+        number = batch.number = self._slot.register(self)
         self._batches[number] = batch
         writer = channel.writer()
         calls = [encode_call(waiting.call, channel, writer) for waiting in batch.waiting]
         channel.send(Kind.RUN, self.number, number, calls, writer=writer)
 
     def cancel(self, batch: Batch) -> None:
-        for number, other in self._batches.items():
-            if other is batch and self._channel is not None:
-                self._channel.send(Kind.CANCEL, number)
+        if self._channel is not None and batch.number in self._batches:
+            self._channel.send(Kind.CANCEL, batch.number)
 
     def recycle(self, reason: str) -> None:
         logger.error("Model '%s': %s; its worker is ended and replaced", self.settings.name, reason)
