@@ -173,9 +173,13 @@ class MLServer:
             return True
         if self._settings.load_failure == "continue":
             self._model_registry.required = {(settings.name, settings.version) for settings in models}
-        loads: dict[asyncio.Future[Any], ModelSettings] = {
-            asyncio.ensure_future(self._model_registry.load(settings)): settings for settings in models
-        }
+        _check_order(models)
+        named: dict[str, list[asyncio.Future[Any]]] = {}
+        loads: dict[asyncio.Future[Any], ModelSettings] = {}
+        for settings in models:
+            load: asyncio.Future[Any] = asyncio.ensure_future(self._load_in_order(settings, named))
+            named.setdefault(settings.name, []).append(load)
+            loads[load] = settings
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop_requested.wait())
         pending = {stop, *loads}
         try:
@@ -197,6 +201,16 @@ class MLServer:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=1.0)
+
+    async def _load_in_order(
+        self, settings: ModelSettings, named: dict[str, list[asyncio.Future[Any]]]
+    ) -> None:
+        """Load a model once those are loaded that it has to follow; when one of them fails, so does this."""
+        for name in settings.load_after:
+            others = await asyncio.gather(*named[name], return_exceptions=True)
+            if any(isinstance(other, BaseException) for other in others):
+                raise StartError(f"model '{name}', which it is to be loaded after, could not be loaded")
+        await self._model_registry.load(settings)
 
     async def _keep_budget(self, budget: int) -> None:
         """Let models sleep, those first that were not asked for longest, while too much memory is taken."""
@@ -256,6 +270,25 @@ class MLServer:
                     self._loop.remove_signal_handler(number)
                 except (NotImplementedError, RuntimeError, ValueError):
                     pass
+
+
+def _check_order(models: Sequence[ModelSettings]) -> None:
+    """Raises StartError when `load_after` names a model that is not there, or goes round in a circle."""
+    follows = {settings.name: settings.load_after for settings in models}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise StartError(f"`load_after` goes round in a circle: {' -> '.join((*path, name))}")
+        if name not in follows:
+            raise StartError(f"`load_after` of model '{path[-1]}' names '{name}', which is not there")
+        if name not in done:
+            for other in follows[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in follows:
+        visit(name, ())
 
 
 async def _within(seconds: float, work: object) -> None:

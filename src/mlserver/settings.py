@@ -409,6 +409,9 @@ class ModelSettings(_Base):
     replicas: Annotated[int, Field(ge=1)] | None = None
     """Workers of its pool that load this model; null is all, more than there are adds workers."""
 
+    load_after: list[str] = []
+    """Models that have to be loaded before this one is, when the server starts."""
+
     pinned: bool = False
     """Keep this model loaded when others have to sleep for the memory budget."""
 

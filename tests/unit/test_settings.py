@@ -128,6 +128,7 @@ def test_model_defaults() -> None:
         "warm_workers": False,
         "replicas": None,
         "pinned": False,
+        "load_after": [],
         "latency_target_ms": None,
         "latency_percentile": 0.95,
         "warm_up": [],
