@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mlserver.batching.merge import fits, merge, merge_values, rows_of
+from mlserver.batching.merge import Padding, fits, merge, merge_values, rows_of
 from mlserver.cloudevents import CLOUDEVENTS_HEADER_TYPE, CLOUDEVENTS_HEADERS, CloudEventsTypes
 from mlserver.context import model_context, request_id_var
 from mlserver.errors import InferenceError, InvalidRequest, MLServerError
@@ -131,7 +131,10 @@ class Executor:
         started = time.perf_counter()
         works = [_Work(call) for call in calls]
         if self.merges and len(works) > 1:
-            groups = self._group([work for work in works if self._recognise(work) or self._decode(work)])
+            known = not self.model.padding  # a form has one shape
+            groups = self._group(
+                [work for work in works if (known and self._recognise(work)) or self._decode(work)]
+            )
         else:
             groups = [[work] for work in works if self._decode(work)]
         self.stages.decode += time.perf_counter() - started
@@ -243,7 +246,7 @@ class Executor:
         if work.form is not None:
             work.rows = work.form.rows
             return work.form.key
-        key = fits(work.request)
+        key = fits(work.request, self.model.padding)
         if key is not None:
             work.rows = rows_of(work.request)
             wire_of(work.call.wire).learn(work.call.body, work.request, key)
@@ -263,7 +266,7 @@ class Executor:
                 self._show_headers(request, {**last.call.headers, **self._events}, last.id)
             else:
                 request_id_var.set("")  # of nobody alone, least of all of the group before
-                request = _merge(group)
+                request = _merge(group, self.model.padding)
                 self._show_headers(request, {**last.call.headers, **self._events}, None)
             response = _checked(await self.model.predict(request), self.model)
             predicted = time.perf_counter()
@@ -294,10 +297,10 @@ class Executor:
             work.reply = Reply(200, body, work.id, headers)
 
 
-def _merge(group: Sequence[_Work]) -> InferenceRequest:
+def _merge(group: Sequence[_Work], padding: Padding) -> InferenceRequest:
     form = group[0].form
     if form is None or any(work.form is None for work in group):
-        return merge([work.request for work in group])
+        return merge([work.request for work in group], padding)
     data = form.join([work.values for work in group])
     return merge_values(form.request, sum(work.rows for work in group), data)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlserver.types import (
@@ -35,12 +35,15 @@ class MLModel:
 
     inline: `predict` is a short pure function that never awaits, so it may run wherever that is quickest.
     rows_independent: each output row depends on the same input row alone, so that requests which arrived
-    together, fit
-        together and carry no parameters of their own may be answered by one call.
+    together, fit together and carry no parameters of their own may be answered by one call.
+
+    padding: inputs that may be padded, behind their elements, when calls of different lengths are merged, and
+    the value to do it with, such as `{"input_ids": 0, "attention_mask": 0}`. Only numbers can be.
     """
 
     inline: ClassVar[bool] = False
     rows_independent: ClassVar[bool] = False
+    padding: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings

@@ -171,3 +171,39 @@ def test_batched_requests_keep_their_keys() -> None:
         "k2": ("b", [20.0, 30.0]),
     }
     assert batched.split_response(InferenceResponse(model_name="m", outputs=[])) == {}
+
+
+# Padding
+
+
+def of_length(name: str, *rows: list[int], datatype: str = "INT64") -> RequestInput:
+    data = [value for row in rows for value in row]
+    return RequestInput(name=name, shape=[len(rows), len(rows[0])], datatype=datatype, data=data)
+
+
+def test_inputs_that_may_be_padded_fit_whatever_their_length() -> None:
+    short = InferenceRequest(inputs=[of_length("ids", [1, 2]), of_length("mask", [1, 1])])
+    long = InferenceRequest(
+        inputs=[of_length("ids", [3, 4, 5], [6, 7, 8]), of_length("mask", [1] * 3, [1] * 3)]
+    )
+    padding = {"ids": 9, "mask": 0}
+    assert fits(short) != fits(long)
+    assert fits(short, {"ids": 9}) != fits(long, {"ids": 9})  # the other still differs
+    assert fits(short, padding) == fits(long, padding) is not None
+    ids, mask = merge([short, long], padding).inputs
+    assert ids.shape == [3, 3] and list(ids.data) == [1, 2, 9, 3, 4, 5, 6, 7, 8]
+    assert mask.shape == [3, 3] and list(mask.data) == [1, 1, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_rank_and_datatype_still_have_to_agree() -> None:
+    flat = InferenceRequest(inputs=[RequestInput(name="x", shape=[2], datatype="FP32", data=[1.0, 2.0])])
+    square = InferenceRequest(inputs=[of_length("x", [1, 2], datatype="FP32")])
+    whole = InferenceRequest(inputs=[of_length("x", [1, 2])])
+    assert len({fits(request, {"x": 0}) for request in (flat, square, whole)}) == 3
+
+
+def test_what_cannot_fill_its_shape_is_not_padded() -> None:
+    wrong = InferenceRequest(inputs=[RequestInput(name="x", shape=[1, 3], datatype="FP32", data=[1.0])])
+    right = InferenceRequest(inputs=[of_length("x", [1, 2], datatype="FP32")])
+    with pytest.raises(MLServerError, match="x"):
+        merge([right, wrong], {"x": 0})

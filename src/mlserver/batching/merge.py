@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mlserver.errors import InvalidTensor, MLServerError
-from mlserver.tensor import DTYPES, TensorData, flatten
+from mlserver.tensor import DTYPES, TensorData, flatten, reshape
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
-__all__ = ["cuts_plainly", "fits", "merge", "merge_values", "rows_of", "split"]
+__all__ = ["Padding", "cuts_plainly", "fits", "merge", "merge_values", "rows_of", "split"]
 
 _OWN = ("content_type", "headers")
 
 
-def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
+Padding = Mapping[str, float]
+"""Names of inputs that may be padded, and the value to do it with."""
+
+
+def fits(request: InferenceRequest, padding: Padding = MappingProxyType({})) -> tuple[Any, ...] | None:
     """A key that is equal for requests which may be merged; None for one that has to go alone.
 
-    Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs.
+    Equal keys mean equal input names, datatypes, trailing dimensions, content types and requested outputs;
+    of an input that may be padded, as many trailing dimensions.
     A request without inputs, with a tensor that has no first dimension, or with parameters of its own goes
     alone.
     """
@@ -45,7 +51,8 @@ def fits(request: InferenceRequest) -> tuple[Any, ...] | None:
         ):
             return None
         rows = shape[0]
-        key += (tensor.name, tensor.datatype, parameters and parameters.content_type, *shape[1:])
+        trailing = shape[1:] if tensor.name not in padding else (len(shape),)
+        key += (tensor.name, tensor.datatype, parameters and parameters.content_type, *trailing)
     for output in request.outputs or ():
         if _has_extra(output.parameters):
             return None
@@ -63,9 +70,9 @@ def rows_of(request: InferenceRequest) -> int:
     return int(shape[0]) if shape else 1
 
 
-def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
+def merge(requests: Sequence[InferenceRequest], padding: Padding = MappingProxyType({})) -> InferenceRequest:
     """One request with the rows of all, in order. Inputs go by name; parameters of the requests are
-    overlaid, the last wins.
+    overlaid, the last wins. Inputs that may be padded are, behind, to the longest of each dimension.
 
     Raises InvalidTensor or CodecError when a tensor's values do not fill its shape; the message does not
     say whose it was, so a caller who needs to know asks one by one.
@@ -80,7 +87,7 @@ def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
         outputs.update((output.name, output) for output in request.outputs or ())
         parameters.update(request.parameters.items() if request.parameters is not None else ())
     merged: InferenceRequest = InferenceRequest.build(
-        inputs=[_merge_tensors(tensors) for tensors in names.values()],
+        inputs=[_merge_tensors(tensors, padding.get(name)) for name, tensors in names.items()],
         outputs=list(outputs.values()) or None,
         parameters=Parameters(**parameters) if parameters else None,
     )
@@ -109,8 +116,11 @@ def merge_values(request: InferenceRequest, rows: int, data: TensorData) -> Infe
     return merged
 
 
-def _merge_tensors(tensors: Sequence[RequestInput]) -> RequestInput:
+def _merge_tensors(tensors: Sequence[RequestInput], pad: float | None) -> RequestInput:
     first = tensors[0]
+    if pad is not None and any(tensor.shape[1:] != first.shape[1:] for tensor in tensors):
+        tensors = _padded(tensors, pad)
+        first = tensors[0]
     rows = sum(int(tensor.shape[0]) if tensor.shape else 1 for tensor in tensors)
     merged: RequestInput = RequestInput.build(
         name=first.name,
@@ -120,6 +130,27 @@ def _merge_tensors(tensors: Sequence[RequestInput]) -> RequestInput:
         data=_merge_data(tensors, [rows, *first.shape[1:]]),
     )
     return merged
+
+
+def _padded(tensors: Sequence[RequestInput], pad: float) -> list[RequestInput]:
+    """Equal trailing dimensions for all: each as long as the longest, the new elements behind."""
+    longest = [max(dims) for dims in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        data = tensor.data if isinstance(tensor.data, TensorData) else TensorData(tensor.data)
+        array = reshape(data.to_array(tensor.datatype), tensor.shape, f"input '{tensor.name}'")
+        widths = [(0, 0), *((0, most - dim) for most, dim in zip(longest, array.shape[1:], strict=True))]
+        filled = np.pad(array, widths, constant_values=pad)
+        padded.append(
+            RequestInput.build(
+                name=tensor.name,
+                shape=list(filled.shape),
+                datatype=tensor.datatype,
+                parameters=tensor.parameters,
+                data=TensorData.from_binary(filled),
+            )
+        )
+    return padded
 
 
 def _merge_data(tensors: Sequence[RequestInput], shape: list[int]) -> Any:
