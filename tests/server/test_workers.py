@@ -675,3 +675,33 @@ def test_models_sleep_when_memory_is_short_and_wake_when_they_are_asked(tmp_path
             assert not sets["c"].asleep
         finally:
             keeping.cancel()
+
+
+def test_without_shared_memory_large_tensors_take_the_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlserver.parallel.process.nameless_file", full)
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=1) as running:
+        values = [float(number) for number in range(200_000)]
+        assert output(running.infer("echo", request(*values))) == values
+    assert "No memory can be shared" in caplog.text
+
+
+def test_memory_that_runs_full_while_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=1) as running:
+        monkeypatch.setattr("mlserver.parallel.arena.Arena._reserve", lambda *args: False)
+        values = [float(number) for number in range(200_000)]
+        assert output(running.infer("echo", request(*values))) == values
+
+
+def test_nobody_looks_at_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, "Moody", predict_timeout=5.0)
+    with serving(folder, parallel_workers=1) as running:
+        real = time.time
+        for jump in (86_400.0, -86_400.0, 0.0):
+            monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+            assert output(running.infer("moody", request(0.05))) == [0.05]
+            assert running.get("/v2/health/ready").ok
