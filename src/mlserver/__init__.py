@@ -46,6 +46,7 @@ _SUBMODULES = {
     "rest",
     "server",
     "settings",
+    "tabular",
     "types",
     "utils",
     "version",

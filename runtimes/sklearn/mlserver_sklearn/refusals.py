@@ -6,14 +6,14 @@ or the error came out of the parts of scikit-learn that judge their input. All o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sklearn.exceptions import NotFittedError
 
 from mlserver.errors import InferenceError
+from mlserver.tabular import Features, subject_of
 from mlserver.types import InferenceRequest
-from mlserver_sklearn.artefact import Artefact
 
 __all__ = ["find"]
 
@@ -29,51 +29,28 @@ _JUDGES = frozenset(
         "sklearn.utils._indexing",
     )
 )
-_MOST_NAMES_LISTED = 20
 
 
-def find(exc: Exception, data: Any, request: InferenceRequest, artefact: Artefact) -> InferenceError | None:
+def find(exc: Exception, data: Any, request: InferenceRequest, features: Features) -> InferenceError | None:
     """What was wrong with the request, or None when the model is to blame.
 
-    data: what the estimator was given. exc: what it raised.
+    data: what the estimator was given. exc: what it raised. features: those that it was fitted on.
     """
     if isinstance(exc, NotFittedError):
         return None
-    what = f"input '{request.inputs[0].name}'" if len(request.inputs) == 1 else "the request"
     modules, functions = _path(exc)
-    fault = _misfit(data, artefact, "_check_feature_names" in functions)
-    if fault is None:
-        fault = _refused(exc, modules, data)
-    return None if fault is None else InferenceError(f"{what} {fault}")
+    fault = (
+        features.misfit(data, strict=False)
+        # Names that it does not know matter only if it says so.
+        or ("_check_feature_names" in functions and features.misfit(data))
+        or _without_rows(data)
+        or _refused(exc, modules, data)
+    )
+    return InferenceError(f"{subject_of(request)} {fault}") if fault else None
 
 
-def _misfit(data: Any, artefact: Artefact, names_refused: bool) -> str | None:
-    """How the form of the data differs from what the estimator was fitted on."""
-    columns = getattr(data, "columns", None)
-    if columns is not None and artefact.columns:
-        given = [str(name) for name in columns]
-        missing = [name for name in artefact.columns if name not in given]
-        unknown = [name for name in given if name not in artefact.columns]
-        faults = []
-        if missing:
-            faults.append(f"lacks column{_s(missing)} {_quoted(missing)}")
-        # Some estimators do not mind columns that they do not know.
-        if unknown and (missing or names_refused):
-            faults.append(f"has unknown column{_s(unknown)} {_quoted(unknown)}")
-        if faults:
-            return f"{' and '.join(faults)}: the model expects {_quoted(artefact.columns)}"
-        return _without_rows(data.shape)
+def _without_rows(data: Any) -> str | None:
     shape: tuple[int, ...] = (len(data),) if isinstance(data, list) else getattr(data, "shape", ())
-    wanted = artefact.n_features
-    if wanted is not None:
-        if len(shape) != 2:
-            return f"has shape {list(shape)}, but the model expects [rows, {wanted}]"
-        if shape[1] != wanted:
-            return f"has {shape[1]} features per row (shape {list(shape)}), but the model expects {wanted}"
-    return _without_rows(shape)
-
-
-def _without_rows(shape: tuple[int, ...]) -> str | None:
     return f"has no rows (shape {list(shape)})" if shape and shape[0] == 0 else None
 
 
@@ -110,13 +87,3 @@ def _frames(exc: Exception) -> Iterator[tuple[str, str]]:
         frame = traceback.tb_frame
         yield str(frame.f_globals.get("__name__")), frame.f_code.co_name
         traceback = traceback.tb_next
-
-
-def _quoted(names: Iterable[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    more = len(quoted) - _MOST_NAMES_LISTED
-    return ", ".join(quoted[:_MOST_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _s(names: list[str]) -> str:
-    return "s" if len(names) > 1 else ""

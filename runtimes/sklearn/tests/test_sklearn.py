@@ -14,12 +14,13 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from mlserver_sklearn import SKLearnModel, __version__
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import IsolationForest, RandomForestClassifier, RandomForestRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -108,7 +109,30 @@ async def test_predict_fn_chooses_the_default(serve: Serve) -> None:
     assert output.name == "decision_function"
     np.testing.assert_array_equal(NumpyCodec.decode_output(output).ravel(), estimator.decision_function(X))
     assert only(await model.predict(matrix(X, outputs=["predict"]))).name == "predict"
-    assert "decision_function was received" in await refused(model, matrix(X, outputs=["decision_function"]))
+
+
+async def test_a_predict_fn_alone_may_be_any_method(serve: Serve) -> None:
+    model = await serve(KMeans(2, n_init="auto", random_state=0).fit(X), extra={"predict_fn": "score"})
+    assert only(await model.predict(matrix(X))).name == "score"
+    assert "score was received" in await refused(model, matrix(X, outputs=["score"]))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (LogisticRegression(), "decision_function"),
+        (LogisticRegression(), "predict_log_proba"),
+        (IsolationForest(n_estimators=5, random_state=0), "score_samples"),
+        (RandomForestClassifier(n_estimators=3, random_state=0), "apply"),
+        (make_pipeline(StandardScaler(), LogisticRegression()), "decision_function"),
+    ],
+)
+async def test_R55_every_method_that_answers_rows(serve: Serve, estimator: Any, name: str) -> None:
+    estimator.fit(X, Y)
+    output = only(await (await serve(estimator)).predict(matrix(X, outputs=[name])))
+    expected = getattr(estimator, name)(X)
+    assert output.name == name
+    np.testing.assert_array_equal(NumpyCodec.decode_output(output).reshape(expected.shape), expected)
 
 
 async def test_transform(serve: Serve) -> None:
@@ -552,7 +576,8 @@ async def test_a_folder_without_a_model(tmp_path: Path) -> None:
         await SKLearnModel(settings_of(tmp_path)).load()
     assert caught.value.status_code == 422
     assert str(caught.value) == (
-        f"Invalid URI specified for model m ({tmp_path} holds none of model.joblib, model.pickle, model.pkl)"
+        f"Invalid URI specified for model m ({tmp_path} holds none of "
+        "model.joblib, model.pickle, model.pkl, model.skops)"
     )
 
 
@@ -572,6 +597,30 @@ async def test_an_artefact_that_cannot_be_read(tmp_path: Path, content: bytes) -
     ) as caught:
         await SKLearnModel(settings_of(path)).load()
     assert caught.value.status_code == 500
+
+
+async def test_a_file_of_skops(tmp_path: Path) -> None:
+    estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y)
+    skops.io.dump(estimator, tmp_path / "model.skops")
+    model = SKLearnModel(settings_of(tmp_path))
+    await model.load()
+    output = only(await model.predict(matrix(X, outputs=["predict_proba"])))
+    np.testing.assert_array_equal(NumpyCodec.decode_output(output), estimator.predict_proba(X))
+    assert promises(model, "inline") and promises(model, "rows_independent")
+
+
+async def test_a_file_of_skops_with_types_of_others(tmp_path: Path) -> None:
+    skops.io.dump(NeedsFrame(), tmp_path / "model.skops")
+    with pytest.raises(MLServerError, match=re.escape("types that are not trusted: ")) as caught:
+        await SKLearnModel(settings_of(tmp_path)).load()
+    assert caught.value.status_code == 500 and "NeedsFrame" in str(caught.value)
+    settings = settings_of(tmp_path)
+    assert settings.parameters is not None
+    settings.parameters.extra = {"trusted": [f"{NeedsFrame.__module__}.NeedsFrame"]}
+    model = SKLearnModel(settings)
+    await model.load()
+    assert only(await model.predict(PandasCodec.encode_request(FRAME))).data.root == [2, 3, 2, 4]
+    assert not promises(model, "inline")
 
 
 async def test_a_remote_artefact(tmp_path: Path) -> None:
