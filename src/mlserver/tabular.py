@@ -31,7 +31,18 @@ from mlserver.types import (
 )
 from mlserver.utils import get_model_uri
 
-__all__ = ["PICKLES", "Features", "Fitted", "Method", "TabularModel", "is_known_code", "is_pickle"]
+__all__ = [
+    "PICKLES",
+    "Features",
+    "Fitted",
+    "Method",
+    "TabularModel",
+    "is_known_code",
+    "is_pickle",
+    "quoted",
+    "subject_of",
+    "text_input",
+]
 
 # From decoded data (an array, a DataFrame, a list) to the values of one output.
 Method = Callable[[Any], Any]
@@ -50,7 +61,7 @@ class Features:
 
     names: of the columns, in order; empty where the model knows none. count: how many; None if unknown.
     datatype: of a column in the metadata; datatypes: of those columns that have another one. Columns of BYTES
-    hold text.
+    hold text. categories: the columns that the library wants as categories of pandas.
     """
 
     def __init__(
@@ -59,12 +70,14 @@ class Features:
         count: int | None = None,
         datatype: str = "FP64",
         datatypes: Mapping[str, str] | None = None,
+        categories: Iterable[str] = (),
     ) -> None:
         self.names = [str(name) for name in names]
         self.count = len(self.names) or None if count is None else int(count)
         self._names = frozenset(self.names)
         self._datatype = datatype
         self._datatypes = datatypes or {}
+        self.categories = list(categories)
         self.texts = frozenset(name for name, kind in self._datatypes.items() if kind == "BYTES")
 
     # Requests
@@ -87,11 +100,13 @@ class Features:
         if columns is None or not self.names:
             return data
         names = [self.name_of(label) for label in columns]
-        if names == self.names:
-            return data if names == list(columns) else data.set_axis(names, axis=1)
-        if len(names) == len(self.names) and self._names.issuperset(names):
-            return data.set_axis(names, axis=1)[self.names]
-        return data
+        if names != list(columns):
+            data = data.set_axis(names, axis=1)
+        if len(names) != len(self.names) or not self._names.issuperset(names):
+            return data
+        if names != self.names:
+            data = data[self.names]
+        return data.astype(dict.fromkeys(self.categories, "category")) if self.categories else data
 
     def misfit(self, data: Any, strict: bool = True) -> str | None:
         """How the form of the data differs from that of the fit, in words that follow those for the request.
@@ -140,6 +155,20 @@ class Features:
             if no_numbers:
                 return f"holds no numbers in column{_s(no_numbers)} {quoted(no_numbers)}"
         return None
+
+    def miscast(self, inputs: Sequence[RequestInput]) -> str | None:
+        """Which columns of numbers came in place of texts that are categories, in words like those above.
+
+        As text they would be categories that the model has never seen, which libraries take as missing.
+        """
+        if not self.texts or not self.categories:
+            return None
+        numbers = [
+            name
+            for tensor in inputs
+            if (name := self.name_of(tensor.name)) in self.texts and tensor.datatype != "BYTES"
+        ]
+        return f"holds numbers, not text, in column{_s(numbers)} {quoted(numbers)}" if numbers else None
 
     # Metadata
 
@@ -295,7 +324,7 @@ class TabularModel(MLModel):
     def _prepare(self, data: Any, payload: InferenceRequest) -> Any:
         """Decoded data as the library wants it. Raises InferenceError when it is not like that of the fit."""
         features = self._about().features
-        fault = features.misfit(data)
+        fault = features.misfit(data) or features.miscast(payload.inputs)
         if fault is not None:
             raise InferenceError(f"{subject_of(payload)} {fault}")
         if features.names or not hasattr(data, "columns"):

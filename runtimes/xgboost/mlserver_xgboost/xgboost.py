@@ -1,0 +1,168 @@
+"""The XGBoost runtime: files of XGBoost as the scikit-learn objects that they were saved from."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import xgboost as xgb
+
+from mlserver.errors import InferenceError, MLServerError
+from mlserver.tabular import (
+    PICKLES,
+    Features,
+    Fitted,
+    Method,
+    TabularModel,
+    is_known_code,
+    is_pickle,
+    quoted,
+    subject_of,
+)
+from mlserver.types import InferenceRequest
+
+__all__ = ["XGBoostModel"]
+
+PREDICT_OUTPUT = "predict"
+PREDICT_PROBA_OUTPUT = "predict_proba"
+
+WELLKNOWN_MODEL_FILENAMES = ("model.bst", "model.json", "model.ubj", *PICKLES)
+
+_INTERFACES = {"classifier": xgb.XGBClassifier, "ranker": xgb.XGBRanker, "regressor": xgb.XGBRegressor}
+_DATATYPES = {"int": "INT64", "i": "BOOL"}
+
+
+class XGBoostModel(TabularModel):
+    """Serves a booster that XGBoost saved, or a pickled one, by its scikit-learn interface.
+
+    `_model` is an XGBClassifier, XGBRanker or XGBRegressor, as the file says; a plain booster is a regressor.
+    """
+
+    platform_name = "xgboost"
+    filenames = WELLKNOWN_MODEL_FILENAMES
+    output_names = (PREDICT_OUTPUT, PREDICT_PROBA_OUTPUT, "decision_function", "apply", "pred_contribs")
+
+    def _read(self, path: str) -> Any:
+        return _load_sklearn_interface(path)
+
+    def _open(self, model: Any) -> Fitted:
+        model = _interface(model.save_raw("ubj")) if isinstance(model, xgb.Booster) else model
+        booster = model.get_booster()
+        return Fitted(
+            self._model,
+            _features(booster),
+            _methods(model, booster),
+            classes=getattr(model, "classes_", None) if isinstance(model, xgb.XGBClassifier) else None,
+            only_computes=is_known_code(model),
+        )
+
+    def _refusal(self, exc: Exception, data: Any, payload: InferenceRequest) -> MLServerError | None:
+        text = str(exc)
+        if "`inf`" in text:
+            return InferenceError(f"{subject_of(payload)} holds infinity, which the model does not take")
+        if "doesn't match the one used in the training" in text:
+            names = quoted(self._about().features.categories)
+            return InferenceError(
+                f"{subject_of(payload)} holds values of another type than the categories of {names}"
+            )
+        return None
+
+    def _unsupported(self, name: str) -> MLServerError:
+        # Clients know both texts: the first without its later names, the second without its last quote.
+        if name not in self.output_names:
+            return InferenceError(
+                f"XGBoostModel only supports 'predict' and 'predict_proba' as outputs ({name} was received)"
+            )
+        return InferenceError(f"{self._kind()} models do not support '{name}")
+
+    def _kind(self) -> str:
+        return "XGBRegressor" if isinstance(self._model, xgb.Booster) else type(self._model).__name__
+
+
+def _load_sklearn_interface(uri: str) -> Any:
+    """The XGBClassifier, XGBRanker or XGBRegressor that the file at `uri` holds.
+
+    A file that was saved from a Booster does not say what it is, and is a regressor. Raises ValueError or
+    TypeError for files that hold no model, XGBoostError for those that XGBoost cannot read.
+    """
+    if is_pickle(uri):
+        model = joblib.load(uri)
+        if isinstance(model, xgb.Booster):
+            return _interface(model.save_raw("ubj"))
+        if not isinstance(model, xgb.XGBModel):
+            raise TypeError(f"it holds a {type(model).__name__}, which is no XGBoost model")
+        return model
+    # Bytes, because XGBoost refuses some paths that can be read, such as links out of a mounted image.
+    content = bytearray(Path(uri).read_bytes())
+    _check_whole(content)
+    return _interface(content)
+
+
+def _interface(content: bytearray) -> Any:
+    attributes = json.loads(xgb.Booster(model_file=content).attr("scikit_learn") or "{}")
+    model = _INTERFACES.get(attributes.get("_estimator_type"), xgb.XGBRegressor)()
+    model.load_model(content)
+    return model
+
+
+def _check_whole(content: bytearray) -> None:
+    """XGBoost ends the process when it is given some files that were cut off: they must not get there."""
+    if len(content) < 2:
+        raise ValueError(f"the file has {len(content)} bytes")
+    if content.startswith(b"{") and not content.rstrip().endswith(b"}"):
+        raise ValueError("the file was cut off: it is an object of JSON or UBJSON without an end")
+
+
+class _Codes(Features):
+    """Categories are the numbers that the fit gave them: all columns are numbers."""
+
+    def arrange(self, data: Any) -> Any:
+        data = super().arrange(data)
+        return data.to_numpy() if hasattr(data, "columns") else data
+
+
+def _features(booster: Any) -> Features:
+    names, types = booster.feature_names or [], booster.feature_types or []
+    datatypes = {
+        name: _DATATYPES[kind] for name, kind in zip(names, types, strict=False) if kind in _DATATYPES
+    }
+    count = booster.num_features()
+    if "c" not in types:
+        return Features(names, count, "FP32", datatypes)
+    # Since XGBoost 3.1 a model knows its categories, and takes values; before, it takes their numbers.
+    model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"].get("model", {})
+    kept = model.get("cats", {}).get("enc", [])
+    categories = []
+    for name, kind, encoding in zip(names, types, kept or [{}] * len(names), strict=True):
+        if kind == "c":
+            categories.append(name)
+            datatypes[name] = "BYTES" if encoding.get("offsets") else "INT64"
+    if not kept:
+        return _Codes(names, count, "FP32", datatypes)
+    return Features(names, count, "FP32", datatypes, categories)
+
+
+def _methods(model: Any, booster: Any) -> dict[str, Method]:
+    # Features were compared already, and XGBoost would refuse an array where it knows names.
+    predict = partial(model.predict, validate_features=False)
+    best = booster.attr("best_iteration")
+    trees = (0, 0 if best is None else int(best) + 1)
+
+    def predict_matrix(data: Any, **how: bool) -> Any:
+        matrix = xgb.DMatrix(data, missing=model.missing, enable_categorical=True)
+        return booster.predict(matrix, validate_features=False, iteration_range=trees, **how)
+
+    methods: dict[str, Method] = {
+        "predict": predict,
+        "decision_function": partial(predict, output_margin=True),
+        # What each feature, and last the bias, adds to the margin: [rows, (classes,) features + 1].
+        "pred_contribs": partial(predict_matrix, pred_contribs=True),
+    }
+    if isinstance(model, xgb.XGBClassifier):
+        methods["predict_proba"] = partial(model.predict_proba, validate_features=False)
+    if json.loads(booster.save_config())["learner"]["gradient_booster"].get("name") != "gblinear":
+        methods["apply"] = partial(predict_matrix, pred_leaf=True)
+    return methods
