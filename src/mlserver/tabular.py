@@ -157,16 +157,13 @@ class Features:
         return None
 
     def miscast(self, inputs: Sequence[RequestInput]) -> str | None:
-        """Which columns of numbers came in place of texts that are categories, in words like those above.
-
-        As text they would be categories that the model has never seen, which libraries take as missing.
-        """
-        if not self.texts or not self.categories:
+        """Which columns of text came as numbers, in words like those above. Decoded they would be garbage."""
+        if not self.texts:
             return None
         numbers = [
             name
             for tensor in inputs
-            if (name := self.name_of(tensor.name)) in self.texts and tensor.datatype != "BYTES"
+            if tensor.datatype != "BYTES" and (name := self.name_of(tensor.name)) in self.texts
         ]
         return f"holds numbers, not text, in column{_s(numbers)} {quoted(numbers)}" if numbers else None
 
@@ -324,7 +321,7 @@ class TabularModel(MLModel):
     def _prepare(self, data: Any, payload: InferenceRequest) -> Any:
         """Decoded data as the library wants it. Raises InferenceError when it is not like that of the fit."""
         features = self._about().features
-        fault = features.misfit(data) or features.miscast(payload.inputs)
+        fault = features.misfit(data)
         if fault is not None:
             raise InferenceError(f"{subject_of(payload)} {fault}")
         if features.names or not hasattr(data, "columns"):
@@ -337,11 +334,12 @@ class TabularModel(MLModel):
 
     def _unsupported(self, name: str) -> MLServerError:
         """The error for an output that was asked for and that the model does not have."""
-        known = [f"'{name}'" for name in self._about().methods]
-        listed = " and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known)
-        return InferenceError(
-            f"{type(self).__name__} only supports {listed} as outputs ({name} was received)"
-        )
+        *others, last = [f"'{known}'" for known in self.output_names]
+        if name not in self.output_names:
+            listed = f"{', '.join(others)} and {last}"
+            text = f"{type(self).__name__} only supports {listed} as outputs ({name} was received)"
+            return InferenceError(text)
+        return InferenceError(f"{self._kind()} models do not support '{name}'")
 
     # Load
 
@@ -414,6 +412,9 @@ class TabularModel(MLModel):
             if method is None:
                 raise self._unsupported(output.name)
             methods.append(method)
+        fault = fitted.features.miscast(payload.inputs)
+        if fault is not None:
+            raise InferenceError(f"{subject_of(payload)} {fault}")
         codec: Any = NumpyRequestCodec
         if fitted.features.are_columns(payload.inputs):
             codec = _pandas_codec()

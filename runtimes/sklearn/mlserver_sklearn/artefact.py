@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlserver.tabular import Features, Fitted, Method, is_known_code, text_input
-from mlserver.types import MetadataTensor
+from mlserver.types import MetadataTensor, RequestInput
 
 __all__ = ["OUTPUTS", "final_type", "open_estimator"]
 
@@ -33,6 +33,12 @@ class Documents(Features):
             return data.ravel() if data.ndim == 2 and data.shape[1] == 1 else data
         columns = getattr(data, "columns", None)
         return data.iloc[:, 0] if columns is not None and len(columns) == 1 else data
+
+    def miscast(self, inputs: Sequence[RequestInput]) -> str | None:
+        for tensor in inputs:
+            if tensor.datatype != "BYTES":
+                return f"must hold text, but has datatype {tensor.datatype}"
+        return None
 
     def inputs(self) -> list[MetadataTensor]:
         return [text_input("input-0")]
@@ -109,5 +115,5 @@ def _text_columns(step: Any) -> Iterator[str]:
         if _is_vectorizer(first):
             yield from (name for name in names if isinstance(name, str))
         for name, categories in zip(names, getattr(first, "categories_", ()), strict=False):
-            if isinstance(name, str) and categories.dtype.kind in "UO":
+            if isinstance(name, str) and any(isinstance(value, str) for value in categories):
                 yield name

@@ -320,7 +320,10 @@ async def test_documents(serve: Serve) -> None:
         PandasCodec.encode_request(pd.DataFrame({"text": texts}), use_bytes=False),
     ):
         assert only(await model.predict(request)).data.root == [0, 0, 1, 1]
-    assert "must hold text" in await refused(model, matrix(X))
+    assert await refused(model, matrix(X)) == "input 'x' must hold text, but has datatype FP64"
+    numbers = matrix([[1]], "INT64")
+    numbers.inputs[0].name = "input-0"
+    assert "must hold text" in await refused(model, numbers)
 
 
 # --- what a request gets wrong -----------------------------------------------------------------------------
@@ -403,6 +406,8 @@ async def test_columns_of_text_and_numbers(serve: Serve) -> None:
     assert "Found unknown categories ['Bonn']" in (await refused(model, unknown)).replace(
         "np.str_('Bonn')", "'Bonn'"
     )
+    numbers = PandasCodec.encode_request(frame.assign(city=1))
+    assert await refused(model, numbers) == "the request holds numbers, not text, in column 'city'"
     text = await refused(model, matrix(X[:, :2]))
     assert text.startswith("input 'x' does not suit the model: ") and "dataframe" in text.lower()
 

@@ -63,7 +63,7 @@ class XGBoostModel(TabularModel):
         text = str(exc)
         if "`inf`" in text:
             return InferenceError(f"{subject_of(payload)} holds infinity, which the model does not take")
-        if "doesn't match the one used in the training" in text:
+        if "doesn't match the one used in the training" in text or "Category index from DataFrame" in text:
             names = quoted(self._about().features.categories)
             return InferenceError(
                 f"{subject_of(payload)} holds values of another type than the categories of {names}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,27 @@ import pytest
 import xgboost as xgb
 from mlserver_xgboost import XGBoostModel, __version__
 from mlserver_xgboost.xgboost import _load_sklearn_interface
+from tests.tabular import (
+    BINARY,
+    COLUMNS,
+    FRAME,
+    MISFITS,
+    THREE,
+    VALUES,
+    Serve,
+    X,
+    answer,
+    described,
+    load,
+    refused,
+    request,
+    same,
+)
 
-from mlserver import ModelSettings
-from mlserver.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
+from mlserver.codecs import NumpyCodec
 from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.model import promises
-from mlserver.settings import ModelParameters
-from mlserver.types import InferenceRequest, RequestInput, RequestOutput
-
-X = np.random.default_rng(0).random((90, 3)).astype(np.float32)
-BINARY = (X[:, 0] > 0.5).astype(int)
-THREE = np.digitize(X[:, 1], [0.3, 0.7])
-VALUES = X @ np.array([1, 2, 3], dtype=np.float32)
-COLUMNS = ["width", "height", "depth"]
-FRAME = pd.DataFrame(X, columns=COLUMNS)
+from mlserver.types import InferenceRequest, RequestInput
 
 
 def classifier(target: Any = THREE, data: Any = X, **settings: Any) -> Any:
@@ -44,51 +50,17 @@ def booster(objective: str, target: Any, **settings: Any) -> Any:
     return xgb.train({"objective": objective, **settings}, xgb.DMatrix(X, target), 4)
 
 
-async def loaded(path: Path, **settings: Any) -> XGBoostModel:
-    parameters = ModelParameters(uri=str(path), version="v1")
-    model = XGBoostModel(
-        ModelSettings(name="m", implementation=XGBoostModel, parameters=parameters, **settings)
-    )
-    model.ready = await model.load()
-    return model
+async def loaded(path: Path, **settings: Any) -> Any:
+    return await load(XGBoostModel, path, **settings)
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Callable[..., Any]:
-    async def serve(model: Any, name: str = "model.json", **settings: Any) -> XGBoostModel:
+def serve(tmp_path: Path) -> Serve:
+    async def serve(model: Any, name: str = "model.json", **settings: Any) -> Any:
         model.save_model(tmp_path / name)
         return await loaded(tmp_path / name, **settings)
 
     return serve
-
-
-def request(data: Any, *outputs: str) -> InferenceRequest:
-    asked = [RequestOutput(name=name) for name in outputs]
-    codec: Any = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
-    made: InferenceRequest = codec.encode_request(data)
-    made.outputs = asked or None
-    return made
-
-
-async def answer(model: XGBoostModel, data: Any, *outputs: str) -> Any:
-    response = await model.predict(request(data, *outputs))
-    assert (response.model_name, response.model_version) == ("m", "v1")
-    (output,) = response.outputs
-    assert output.name == (outputs or ("predict",))[0]
-    return output
-
-
-async def refused(model: XGBoostModel, made: InferenceRequest) -> str:
-    with pytest.raises(MLServerError) as caught:
-        await model.predict(made)
-    assert caught.value.status_code == 400
-    return str(caught.value)
-
-
-def same(output: Any, expected: Any) -> None:
-    expected = np.asarray(expected)
-    assert output.shape == list(expected.shape if expected.ndim > 1 else (len(expected), 1))
-    np.testing.assert_array_equal(NumpyCodec.decode_output(output).reshape(expected.shape), expected)
 
 
 # --- artefacts ---------------------------------------------------------------------------------------------
@@ -105,7 +77,7 @@ def same(output: Any, expected: Any) -> None:
         (booster("binary:logistic", BINARY), xgb.XGBRegressor),
     ],
 )
-async def test_what_was_saved_is_detected(serve: Any, name: str, model: Any, cls: type) -> None:
+async def test_what_was_saved_is_detected(serve: Serve, name: str, model: Any, cls: type) -> None:
     served = await serve(model, name)
     assert type(served._model) is cls
     expected = model.predict(xgb.DMatrix(X)) if isinstance(model, xgb.Booster) else model.predict(X)
@@ -205,7 +177,7 @@ def test_the_helper_that_explainers_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [BINARY, THREE])
-async def test_R55_outputs_of_classifiers(serve: Any, target: Any) -> None:
+async def test_R55_outputs_of_classifiers(serve: Serve, target: Any) -> None:
     model = classifier(target)
     served = await serve(model)
     labels = await answer(served, X)
@@ -222,7 +194,7 @@ async def test_R55_outputs_of_classifiers(serve: Any, target: Any) -> None:
     assert [output.name for output in both.outputs] == ["predict_proba", "predict"]
 
 
-async def test_outputs_of_boosters(serve: Any) -> None:
+async def test_outputs_of_boosters(serve: Serve) -> None:
     for objective, target, more in (
         ("binary:logistic", BINARY, {}),
         ("multi:softprob", THREE, {"num_class": 3}),
@@ -237,7 +209,7 @@ async def test_outputs_of_boosters(serve: Any) -> None:
         assert text == "XGBRegressor models do not support 'predict_proba"
 
 
-async def test_outputs_that_are_not_there(serve: Any) -> None:
+async def test_outputs_that_are_not_there(serve: Serve) -> None:
     served = await serve(regressor())
     output = await answer(served, X)
     assert (output.datatype, output.shape) == ("FP32", [90, 1])
@@ -253,7 +225,7 @@ async def test_outputs_that_are_not_there(serve: Any) -> None:
     same(await answer(linear, X), linear._model.predict(X))
 
 
-async def test_another_model_can_be_put_in_place(serve: Any) -> None:
+async def test_another_model_can_be_put_in_place(serve: Serve) -> None:
     served = await serve(regressor())
     served._model = classifier()
     assert (await answer(served, X, "predict_proba")).shape == [90, 3]
@@ -261,7 +233,7 @@ async def test_another_model_can_be_put_in_place(serve: Any) -> None:
     same(await answer(served, X), served._model.predict(xgb.DMatrix(X)))
 
 
-async def test_trees_after_an_early_stop_are_left_out(serve: Any) -> None:
+async def test_trees_after_an_early_stop_are_left_out(serve: Serve) -> None:
     model = xgb.XGBRegressor(n_estimators=50, early_stopping_rounds=2, learning_rate=1.0)
     model.fit(X[:45], VALUES[:45], eval_set=[(X[45:], VALUES[45:])], verbose=False)
     served = await serve(model)
@@ -275,7 +247,7 @@ async def test_trees_after_an_early_stop_are_left_out(serve: Any) -> None:
 # --- inputs ------------------------------------------------------------------------------------------------
 
 
-async def test_missing_values_and_no_rows_pass(serve: Any) -> None:
+async def test_missing_values_and_no_rows_pass(serve: Serve) -> None:
     model = regressor()
     served = await serve(model)
     holes = np.where(X > 0.5, np.nan, X)
@@ -286,7 +258,7 @@ async def test_missing_values_and_no_rows_pass(serve: Any) -> None:
     assert (await answer(served, X[:0])).shape == [0, 1]
 
 
-async def test_columns_in_any_order(serve: Any) -> None:
+async def test_columns_in_any_order(serve: Serve) -> None:
     model = classifier(data=FRAME)
     served = await serve(model)
     shuffled = request(FRAME[["depth", "width", "height"]])
@@ -300,7 +272,7 @@ async def test_columns_in_any_order(serve: Any) -> None:
         same(await answer(served, data, "apply"), model.apply(FRAME))
 
 
-async def test_a_frame_for_a_model_without_names(serve: Any) -> None:
+async def test_a_frame_for_a_model_without_names(serve: Serve) -> None:
     model = classifier()
     served = await serve(model)
     same(await answer(served, FRAME), model.predict(X))
@@ -312,7 +284,7 @@ def cities() -> pd.DataFrame:
     return pd.DataFrame({"city": city, "size": X[:, 1], "floor": THREE, "new": X[:, 2] > 0.5})
 
 
-async def test_categories(serve: Any) -> None:
+async def test_categories(serve: Serve) -> None:
     frame = cities()
     model = xgb.XGBRegressor(n_estimators=4, enable_categorical=True).fit(frame, VALUES)
     served = await serve(model)
@@ -332,27 +304,13 @@ async def test_categories(serve: Any) -> None:
     assert text == "the request holds values of another type than the categories of 'city', 'floor'"
 
 
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (X[:, :2], "input 'input-1' has 2 features per row (shape [90, 2]), but the model expects 3"),
-        (X[None], "input 'input-1' has shape [1, 90, 3], but the model expects [rows, 3]"),
-        (np.zeros((0, 2)), "input 'input-1' has 2 features per row (shape [0, 2])"),
-        (
-            FRAME[["width", "depth"]],
-            "the request lacks column 'height': the model expects",
-        ),
-        (FRAME.assign(colour=1.0), "the request has unknown column 'colour'"),
-        (FRAME.rename(columns={"depth": "d"}), "the request lacks column 'depth' and has unknown column 'd'"),
-        (FRAME.assign(width="a"), "the request holds no numbers in column 'width'"),
-    ],
-)
-async def test_R51_what_does_not_fit_is_named(serve: Any, data: Any, text: str) -> None:
+@pytest.mark.parametrize(("data", "text"), MISFITS)
+async def test_R51_what_does_not_fit_is_named(serve: Serve, data: Any, text: str) -> None:
     served = await serve(classifier(data=FRAME))
     assert (await refused(served, request(data))).startswith(text)
 
 
-async def test_infinity_where_xgboost_does_not_take_it(serve: Any) -> None:
+async def test_infinity_where_xgboost_does_not_take_it(serve: Serve) -> None:
     served = await serve(classifier())
     data = np.where(X > 0.9, np.inf, X)
     same(await answer(served, data), served._model.predict(data))
@@ -361,7 +319,7 @@ async def test_infinity_where_xgboost_does_not_take_it(serve: Any) -> None:
     )
 
 
-async def test_other_tensors_that_do_not_fit(serve: Any) -> None:
+async def test_other_tensors_that_do_not_fit(serve: Serve) -> None:
     served = await serve(classifier())
     vector = RequestInput(name="x", datatype="FP32", shape=[3], data=[1, 2, 3])
     text = await refused(served, InferenceRequest(inputs=[vector]))
@@ -376,11 +334,10 @@ async def test_other_tensors_that_do_not_fit(serve: Any) -> None:
 # --- metadata ----------------------------------------------------------------------------------------------
 
 
-async def test_R40_metadata_comes_from_the_artefact(serve: Any) -> None:
+async def test_R40_metadata_comes_from_the_artefact(serve: Serve) -> None:
     metadata = await (await serve(classifier())).metadata()
     assert metadata.platform == "xgboost"
-    described = [(t.name, t.datatype, t.shape) for t in [*metadata.inputs, *metadata.outputs]]
-    assert described == [
+    assert described(metadata.inputs) + described(metadata.outputs) == [
         ("input-0", "FP32", [-1, 3]),
         ("predict", "INT64", [-1, 1]),
         ("predict_proba", "FP32", [-1, 3]),
@@ -388,7 +345,7 @@ async def test_R40_metadata_comes_from_the_artefact(serve: Any) -> None:
     assert metadata.outputs[1].parameters.classes == [0, 1, 2]
     metadata = await (await serve(regressor(FRAME), platform="own")).metadata()
     assert metadata.platform == "own"
-    assert [(t.name, t.datatype, t.shape) for t in metadata.inputs] == [(n, "FP32", [-1, 1]) for n in COLUMNS]
+    assert described(metadata.inputs) == [(name, "FP32", [-1, 1]) for name in COLUMNS]
     assert [t.name for t in metadata.outputs] == ["predict"]
     assert metadata.parameters.content_type == "pd"
 
