@@ -2,6 +2,7 @@
 #   make serve   serve the sentiment example (REST on 8080, gRPC on 8081, metrics on 8082)
 #   make test    run all quick tests
 #   make test-faults   kill workers, leave calls, overload, reload: minutes
+#   make test-thirdparty  run released runtimes of MLServer 1.7.1 on this server; needs a package index
 #   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +14,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test test-faults lint format types protos docs check fuzz bench bench-micro clean
+.PHONY: help serve test test-faults test-thirdparty lint format types protos docs check fuzz bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -49,6 +50,9 @@ test: $(EXAMPLE_DEPENDENCIES)
 # Workers killed, callers leaving, overload, reloads: minutes.
 test-faults: $(DEV)
 	$(BIN)/python -m pytest tests/faults -m slow
+
+test-thirdparty: $(DEV)
+	$(BIN)/python -m pytest tests/thirdparty/released.py
 
 lint: $(DEV)
 	$(BIN)/ruff check .

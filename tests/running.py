@@ -184,12 +184,17 @@ class AsProcess(Served):
         return self.process.wait(TIMEOUT)
 
 
-def start_process(folder: Path, **environment: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """`mlserver start folder` on free ports, and the list that its output lines are added to."""
+def start_process(
+    folder: Path, python: str = sys.executable, **environment: str
+) -> tuple[subprocess.Popen[str], list[str]]:
+    """`mlserver start folder` on free ports, and the list that its output lines are added to.
+
+    python: the interpreter that runs it.
+    """
     ports = {f"MLSERVER_{name}_PORT": "0" for name in ("HTTP", "GRPC", "METRICS")}
     values = {"MLSERVER_HOST": "127.0.0.1", **ports}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlserver", "start", str(folder)],
+        [python, "-m", "mlserver", "start", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -209,9 +214,11 @@ def start_process(folder: Path, **environment: str) -> tuple[subprocess.Popen[st
 
 
 @contextmanager
-def process(folder: Path, *, ready: bool = True, **environment: str) -> Iterator[AsProcess]:
+def process(
+    folder: Path, *, ready: bool = True, python: str = sys.executable, **environment: str
+) -> Iterator[AsProcess]:
     """A server process; waits until it listens, and with `ready` until it is ready."""
-    child, output = start_process(folder, **environment)
+    child, output = start_process(folder, python, **environment)
 
     def find_port(what: str) -> int | None:
         match = re.search(rf"{what}: http://[^:]+:(\d+)", "".join(output))
