@@ -1,7 +1,7 @@
 """Released runtimes that were written for MLServer 1.7.1 load and answer on this server as they are.
 
 They are installed without their dependencies into an environment of their own, where `mlserver` is this one,
-and are only ever asked from outside. Needs a package index, so that no plain run of the tests collects it; run by
+and are only ever asked from outside. Needs a package index, so no plain run of the tests collects it; run by
 `make test-thirdparty`.
 """
 
