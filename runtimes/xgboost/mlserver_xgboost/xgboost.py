@@ -32,6 +32,8 @@ PREDICT_PROBA_OUTPUT = "predict_proba"
 WELLKNOWN_MODEL_FILENAMES = ("model.bst", "model.json", "model.ubj", *PICKLES)
 
 _INTERFACES = {"classifier": xgb.XGBClassifier, "ranker": xgb.XGBRanker, "regressor": xgb.XGBRegressor}
+# Since XGBoost 3.1, which also gave up the old binary format.
+_KEEPS_CATEGORIES = hasattr(xgb.Booster, "get_categories")
 _DATATYPES = {"int": "INT64", "i": "BOOL"}
 
 
@@ -114,6 +116,11 @@ def _check_whole(content: bytearray) -> None:
         raise ValueError(f"the file has {len(content)} bytes")
     if content.startswith(b"{") and not content.rstrip().endswith(b"}"):
         raise ValueError("the file was cut off: it is an object of JSON or UBJSON without an end")
+    if content.startswith(b"binf") and _KEEPS_CATEGORIES:
+        raise ValueError(
+            f"it has the old binary format, which XGBoost {xgb.__version__} no longer reads: "
+            "save the model anew as JSON or UBJSON with XGBoost 3.0 or older, or install that here"
+        )
 
 
 class _Codes(Features):

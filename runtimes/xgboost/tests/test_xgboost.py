@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from pathlib import Path
@@ -284,6 +285,10 @@ def cities() -> pd.DataFrame:
     return pd.DataFrame({"city": city, "size": X[:, 1], "floor": THREE, "new": X[:, 2] > 0.5})
 
 
+KEEPS_CATEGORIES = hasattr(xgb.Booster, "get_categories")  # since 3.1
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost does not keep categories")
 async def test_categories(serve: Serve) -> None:
     frame = cities()
     model = xgb.XGBRegressor(n_estimators=4, enable_categorical=True).fit(frame, VALUES)
@@ -302,6 +307,29 @@ async def test_categories(serve: Serve) -> None:
     assert "holds no numbers in column 'floor'" in await refused(served, request(frame.assign(floor="x")))
     text = await refused(served, request(frame.assign(floor=frame.floor + 0.5)))
     assert text == "the request holds values of another type than the categories of 'city', 'floor'"
+
+
+async def test_categories_of_models_that_did_not_keep_them(tmp_path: Path) -> None:
+    frame = cities()
+    fitted = xgb.XGBRegressor(n_estimators=4, enable_categorical=True).fit(frame, VALUES)
+    content = json.loads(fitted.get_booster().save_raw("json"))
+    empty: dict[str, list[int]] = {"enc": [], "feature_segments": [], "sorted_idx": []}
+    content["learner"]["gradient_booster"]["model"]["cats"] = empty
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    served = await loaded(tmp_path)
+    assert [tensor.datatype for tensor in served.inputs] == ["INT64", "FP32", "INT64", "BOOL"]
+    numbers = frame.assign(city=frame.city.cat.codes.astype("int64"))
+    same(await answer(served, numbers), fitted.predict(frame))
+    same(await answer(served, numbers.to_numpy(dtype="float64")), fitted.predict(frame))
+    words = request(frame.astype({"city": object}))
+    assert await refused(served, words) == "the request holds no numbers in column 'city'"
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost reads the format")
+async def test_the_old_binary_format(tmp_path: Path) -> None:
+    (tmp_path / "model.bst").write_bytes(b"binf" + bytes(100))
+    with pytest.raises(MLServerError, match="it has the old binary format"):
+        await loaded(tmp_path)
 
 
 @pytest.mark.parametrize(("data", "text"), MISFITS)
