@@ -23,6 +23,7 @@ from mlserver.tabular import (
     subject_of,
 )
 from mlserver.types import InferenceRequest
+from mlserver_xgboost.whole import check_whole
 
 __all__ = ["XGBoostModel"]
 
@@ -99,7 +100,7 @@ def _load_sklearn_interface(uri: str) -> Any:
         return model
     # Bytes, because XGBoost refuses some paths that can be read, such as links out of a mounted image.
     content = bytearray(Path(uri).read_bytes())
-    _check_whole(content)
+    _check_readable(content)
     return _interface(content)
 
 
@@ -110,12 +111,8 @@ def _interface(content: bytearray) -> Any:
     return model
 
 
-def _check_whole(content: bytearray) -> None:
-    """XGBoost ends the process when it is given some files that were cut off: they must not get there."""
-    if len(content) < 2:
-        raise ValueError(f"the file has {len(content)} bytes")
-    if content.startswith(b"{") and not content.rstrip().endswith(b"}"):
-        raise ValueError("the file was cut off: it is an object of JSON or UBJSON without an end")
+def _check_readable(content: bytearray) -> None:
+    check_whole(content)
     if content.startswith(b"binf") and _KEEPS_CATEGORIES:
         raise ValueError(
             f"it has the old binary format, which XGBoost {xgb.__version__} no longer reads: "

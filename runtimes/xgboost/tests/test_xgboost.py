@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import xgboost as xgb
 from mlserver_xgboost import XGBoostModel, __version__
+from mlserver_xgboost.whole import check_whole
 from mlserver_xgboost.xgboost import _load_sklearn_interface
 from tests.tabular import (
     BINARY,
@@ -153,7 +154,7 @@ async def test_nothing_there(tmp_path: Path) -> None:
         await loaded(tmp_path / "no")
 
 
-# XGBoost 3.2 ends the process for the first and the third of these.
+# XGBoost 3.2 ends the process, or hangs, for most of these.
 @pytest.mark.parametrize(
     "cut", [lambda raw: raw[:0], lambda raw: raw[:1], lambda raw: raw[:-30], lambda raw: b"no"]
 )
@@ -165,6 +166,24 @@ async def test_an_artefact_that_cannot_be_read(tmp_path: Path, cut: Any, raw_for
         await loaded(path)
     assert caught.value.status_code == 500
     assert "libxgboost" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        classifier(data=FRAME),
+        regressor(booster="dart"),
+        regressor(booster="gblinear"),
+        booster("multi:softprob", THREE, num_class=3),
+    ],
+)
+def test_wherever_a_file_was_cut_it_is_noticed(model: Any) -> None:
+    kept = model if isinstance(model, xgb.Booster) else model.get_booster()
+    content = bytes(kept.save_raw("ubj"))
+    check_whole(content)
+    for end in [*range(100), *range(100, len(content), 17), *range(len(content) - 100, len(content))]:
+        with pytest.raises(ValueError, match="cut off" if end > 1 else "the file has"):
+            check_whole(content[:end])
 
 
 def test_the_helper_that_explainers_use(tmp_path: Path) -> None:
