@@ -37,9 +37,12 @@ CLASSES = {
     "lightgbm": "mlserver_lightgbm.LightGBMModel",
     "catboost": "mlserver_catboost.CatboostModel",
 }
-SETTINGS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "batched": {"max_batch_size": 16, "max_batch_time": 0.02},
+# Settings of the models, and how many worker processes they run in.
+WAYS: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({}, 0),
+    "batched": ({"max_batch_size": 16, "max_batch_time": 0.02}, 0),
+    "worker": ({}, 1),
+    "batched in a worker": ({"max_batch_size": 16, "max_batch_time": 0.02}, 1),
 }
 
 
@@ -88,13 +91,14 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Calls]:
     }
 
 
-@pytest.fixture(scope="module", params=list(SETTINGS))
+@pytest.fixture(scope="module", params=list(WAYS))
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[AsProcess, dict[str, Calls]]]:
     folder = tmp_path_factory.mktemp("models")
-    calls = train(folder, SETTINGS[request.param])
-    with process(folder) as server:
+    settings, workers = WAYS[request.param]
+    calls = train(folder, settings)
+    with process(folder, MLSERVER_PARALLEL_WORKERS=str(workers)) as server:
         yield server, calls
 
 
