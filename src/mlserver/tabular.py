@@ -403,12 +403,12 @@ class TabularModel(MLModel):
         fitted = self._fitted
         if fitted is None or fitted.model is not self._model:
             fitted = self._about()
-        asked = payload.outputs
-        if not asked:
-            asked = self._default_outputs
+        if asked := payload.outputs:
+            found = [fitted.methods.get(output.name) for output in asked]
+        else:
+            asked, found = self._default_outputs, [fitted.default]
         methods = []
-        for output in asked:
-            method = fitted.methods.get(output.name) if payload.outputs else fitted.default
+        for method, output in zip(found, asked, strict=True):
             if method is None:
                 raise self._unsupported(output.name)
             methods.append(method)

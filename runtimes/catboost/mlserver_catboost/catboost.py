@@ -59,8 +59,12 @@ class CatboostModel(TabularModel):
             if not isinstance(model, catboost.CatBoost):
                 raise TypeError(f"it holds a {type(model).__name__}, which is no CatBoost model")
             return model
+        kind = "cbm"
         with open(path, "rb") as file:
-            kind = "json" if file.read(1) == b"{" else "cbm"
+            if file.read(1) == b"{":
+                kind = "json"
+                file.seek(0)
+                json.load(file)  # CatBoost takes as much as it finds for the model
         # By path: loaded from bytes, a model forgets its loss, and with it what `predict` means.
         model = catboost.CatBoost().load_model(path, format=kind)
         return _class_of(model)().load_model(path, format=kind)
@@ -83,10 +87,8 @@ class CatboostModel(TabularModel):
 
     def _refusal(self, exc: Exception, data: Any, payload: InferenceRequest) -> MLServerError | None:
         text = str(exc)
-        about_values = isinstance(exc, catboost.CatBoostError) and text.startswith(
-            ("Bad value", "Invalid type")
-        )
-        if about_values:
+        about_values = text.startswith(("Bad value", "Invalid type"))
+        if about_values and isinstance(exc, catboost.CatBoostError):
             return InferenceError(f"{subject_of(payload)} does not suit the model: {text}")
         return None
 

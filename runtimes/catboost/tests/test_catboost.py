@@ -131,6 +131,16 @@ async def test_an_artefact_that_cannot_be_read(tmp_path: Path, content: bytes) -
     assert caught.value.status_code == 500
 
 
+@pytest.mark.parametrize("name", ["model.cbm", "model.json"])
+async def test_a_file_that_was_cut_off(serve: Serve, tmp_path: Path, name: str) -> None:
+    await serve(fitted(CatBoostClassifier, THREE), name)
+    content = (tmp_path / name).read_bytes()
+    for end in range(0, len(content), 211):
+        (tmp_path / name).write_bytes(content[:end])
+        with pytest.raises(MLServerError, match="cannot be read: "):
+            await loaded(tmp_path / name)
+
+
 # --- outputs -----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ class LightGBMModel(TabularModel):
 
     def _read(self, path: str) -> Any:
         if not is_pickle(path):
-            return lgb.Booster(model_str=Path(path).read_text("utf-8"))
+            text = Path(path).read_text("utf-8")
+            _check_whole(text)
+            return lgb.Booster(model_str=text)
         model = joblib.load(path)
         if not isinstance(model, (lgb.Booster, lgb.LGBMModel)):
             raise TypeError(f"it holds a {type(model).__name__}, which is no LightGBM model")
@@ -67,6 +70,20 @@ class LightGBMModel(TabularModel):
         if isinstance(self._model, lgb.Booster):
             return f"Booster (objective '{_header(self._model).get('objective', 'custom').split()[0]}')"
         return super()._kind()
+
+
+def _check_whole(text: str) -> None:
+    """Raises ValueError for a file that was cut off: LightGBM would end the process when it misses trees."""
+    head, _, rest = text.partition("\nTree=0\n")
+    sizes = re.search(r"^tree_sizes=(.+)", head, re.MULTILINE)
+    trees = len("Tree=0\n") + len(rest.encode()) if rest else 0
+    says_its_end = re.search(r"^version=v[3-9]", head, re.MULTILINE) is not None
+    if (
+        (sizes is not None and trees < sum(map(int, sizes[1].split())))
+        or (says_its_end and "\nend of trees" not in text)
+        or ("\nparameters:" in rest and "\nend of parameters" not in rest)
+    ):
+        raise ValueError(f"the file was cut off after {len(text)} characters")
 
 
 class _Features(Features):

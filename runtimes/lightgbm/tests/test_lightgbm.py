@@ -117,6 +117,18 @@ async def test_an_artefact_that_cannot_be_read(tmp_path: Path, content: bytes) -
     assert caught.value.status_code == 500
 
 
+async def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    """LightGBM 4.7 ends the process for many of these."""
+    path = tmp_path / "model.bst"
+    booster("regression", VALUES, FRAME).save_model(path)
+    content = path.read_bytes()
+    trees, names, last = map(content.index, (b"end of trees", b"parameters:", b"end of parameters"))
+    for end in [*range(0, trees, 29), *range(names + 20, last, 97)]:
+        path.write_bytes(content[:end])
+        with pytest.raises(MLServerError, match="cannot be read: "):
+            await loaded(path)
+
+
 # --- outputs -----------------------------------------------------------------------------------------------
 
 
