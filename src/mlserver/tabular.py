@@ -8,10 +8,12 @@ says is the same for all of them, and lives here.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,6 +54,9 @@ PICKLES = ("model.joblib", "model.pickle", "model.pkl")
 
 # Packages whose models are known to do nothing but compute.
 _KNOWN_PACKAGES = frozenset(("catboost", "lightgbm", "numpy", "scipy", "sklearn", "xgboost"))
+# So few rows are computed before other threads have woken up. On a busy machine, waiting for these takes
+# milliseconds: they get their turn when the scheduler pleases.
+_FEW_ROWS = 32
 _MOST_CLASSES_LISTED = 1_000
 _MOST_NAMES_LISTED = 20
 
@@ -204,6 +209,7 @@ class Fitted:
     asked for. classes: of a classifier.
     only_computes: whether it is all code that is known to do nothing else.
     rows_independent: whether an output row is known to depend on the same input row alone.
+    openmp: whether it spreads rows over threads of OpenMP, which is not worth while for a few of them.
     """
 
     def __init__(
@@ -217,6 +223,7 @@ class Fitted:
         classes: Any = None,
         only_computes: bool = True,
         rows_independent: bool = True,
+        openmp: bool = False,
     ) -> None:
         self.model = model
         self.features = features
@@ -226,8 +233,16 @@ class Fitted:
         self.classes = classes
         self.only_computes = only_computes
         self.rows_independent = only_computes and rows_independent
+        self._openmp = _openmp_libraries() if openmp else None
         # The first call of a model is slow: better now than for a client.
         self._sample = self._find_sample() if self.rows_independent else None
+
+    def threads_for(self, data: Any) -> AbstractContextManager[Any]:
+        """Inside of it, this thread computes the rows alone if they are few."""
+        if self._openmp is None or len(data) > _FEW_ROWS:
+            return nullcontext()
+        limit: AbstractContextManager[Any] = self._openmp.limit(limits=1)
+        return limit
 
     def outputs(self) -> list[MetadataTensor]:
         """The outputs it gives, the default one first; those that it cannot tell are left out."""
@@ -422,7 +437,8 @@ class TabularModel(MLModel):
         results = []
         for method in methods:
             try:
-                results.append(method(data))
+                with fitted.threads_for(data):
+                    results.append(method(data))
             except Exception as exc:
                 refusal = self._refusal(exc, data, payload)
                 if refusal is None:
@@ -501,6 +517,16 @@ def quoted(names: Iterable[str]) -> str:
 
 def _s(names: list[str]) -> str:
     return "s" if len(names) > 1 else ""
+
+
+def _openmp_libraries() -> Any:
+    """What limits the threads of the OpenMP libraries that are loaded; None where that cannot be done."""
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ImportError:
+        return None
+    libraries = threadpoolctl.ThreadpoolController().select(user_api="openmp")
+    return libraries if libraries.info() else None
 
 
 def _pandas_codec() -> Any:

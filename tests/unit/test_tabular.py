@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlserver import ModelSettings
 from mlserver.codecs import NumpyCodec, PandasCodec
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.model import promises
@@ -118,6 +120,30 @@ async def test_a_runtime_of_another_library(linear: Linear) -> None:
     assert (labels.name, labels.datatype, labels.shape) == ("predict", "INT64", [90, 1])
     assert [tensor.name for tensor in linear.inputs] == list(FRAME)
     assert [(tensor.name, tensor.datatype) for tensor in linear.outputs] == [("predict", "INT64")]
+
+
+async def test_a_few_rows_are_computed_by_one_thread() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    importlib.import_module("sklearn.ensemble")  # brings an OpenMP
+    seen: list[int] = []
+
+    def count(rows: Any) -> Any:
+        libraries = threadpoolctl.threadpool_info()
+        seen.append(max(x["num_threads"] for x in libraries if x["user_api"] == "openmp"))
+        return np.zeros(len(rows))
+
+    class Counts(TabularModel):
+        def _open(self, model: Any) -> Fitted:
+            return Fitted(model, Features(count=3), {"predict": count}, openmp=True, rows_independent=False)
+
+    model = Counts(ModelSettings(name="m", implementation=Counts))
+    model._model = object()
+    with threadpoolctl.threadpool_limits(2, "openmp"):
+        for rows in (X[:1], X[:32], X[:33]):
+            await model.predict(request(rows))
+        assert seen == [1, 1, 2]
+        count([])
+        assert seen[-1] == 2  # and it is as before
 
 
 async def test_outputs_it_does_not_have(linear: Linear) -> None:

@@ -58,6 +58,7 @@ class LightGBMModel(TabularModel):
             _methods(model, booster),
             classes=getattr(model, "classes_", None) if isinstance(model, lgb.LGBMClassifier) else None,
             only_computes=is_known_code(model),
+            openmp=True,
         )
 
     def _prepare(self, data: Any, payload: InferenceRequest) -> Any:

@@ -60,6 +60,7 @@ class XGBoostModel(TabularModel):
             _methods(model, booster),
             classes=getattr(model, "classes_", None) if isinstance(model, xgb.XGBClassifier) else None,
             only_computes=is_known_code(model),
+            openmp=True,
         )
 
     def _refusal(self, exc: Exception, data: Any, payload: InferenceRequest) -> MLServerError | None:
