@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(VENV)/.dev
+# Runtimes whose frameworks are light enough for everybody's environment.
+RUNTIMES := sklearn xgboost lightgbm catboost
 EXAMPLE := examples/sentiment
 EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
@@ -23,9 +25,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(DEV): $(BIN)/python pyproject.toml runtimes/sklearn/pyproject.toml
+$(DEV): $(BIN)/python pyproject.toml $(RUNTIMES:%=runtimes/%/pyproject.toml)
 	$(BIN)/python -m pip install --quiet --editable . --group dev
-	$(BIN)/python -m pip install --quiet --editable runtimes/sklearn
+	$(BIN)/python -m pip install --quiet $(RUNTIMES:%=--editable runtimes/%)
 	@touch $@
 
 $(EXAMPLE_DEPENDENCIES): $(DEV) $(EXAMPLE)/requirements.txt
@@ -89,6 +91,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/liveness.py
 	$(BIN)/python benchmarks/workers.py
+	$(BIN)/python benchmarks/runtimes.py
 
 bench-micro: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks
