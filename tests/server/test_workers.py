@@ -705,3 +705,37 @@ def test_nobody_looks_at_the_wall_clock(tmp_path: Path, monkeypatch: pytest.Monk
             monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
             assert output(running.infer("moody", request(0.05))) == [0.05]
             assert running.get("/v2/health/ready").ok
+
+
+def test_settings_reach_the_worker_whole(tmp_path: Path) -> None:
+    tensor = {
+        "name": "x",
+        "datatype": "FP64",
+        "shape": [-1, 1],
+        "parameters": {"content_type": "np", "k": [1]},
+    }
+    given = {
+        "platform": "p",
+        "versions": ["a"],
+        "inputs": [tensor],
+        "outputs": [{**tensor, "name": "y"}],
+        "parameters": {"version": "v1", "content_type": "pd", "extra": {"deep": [{"x": None}]}, "own": 5},
+    }
+    code = """
+from mlserver import MLModel, types
+from mlserver.codecs import StringCodec
+
+class Tells(MLModel):
+    async def predict(self, payload):
+        told = self.settings.model_dump_json(by_alias=True)
+        return types.InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("y", [told])])
+"""
+    write_model(tmp_path, "tells", "models.Tells", code, **given)
+    told = []
+    for workers in (0, 1):
+        with serving(tmp_path, parallel_workers=workers) as running:
+            told.append(
+                (running.get("/v2/models/tells").json(), output(running.infer("tells", request(1.0))))
+            )
+    assert told[0] == told[1]
+    assert told[0][0]["inputs"] == given["inputs"]

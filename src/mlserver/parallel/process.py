@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
+# Settings of the server that matter in a worker.
+_SHARED_SETTINGS = {
+    *("debug", "logging_settings", "use_structured_logging"),
+    *("metrics_dir", "metrics_endpoint", "parallel_workers"),
+}
 # Seconds that a process whose socket has closed gets to be gone.
 _LAST_BREATH = 1.0
 
@@ -87,7 +92,7 @@ class Worker:
         ours.setblocking(False)
         channel = self.channel = Channel(arena, mapping, self._on_frame, self._lost)
         await self._loop.create_connection(lambda: channel, sock=ours)
-        settings = self._settings.model_dump(mode="json")
+        settings = self._settings.model_dump(mode="json", include=_SHARED_SETTINGS)
         await self.ask("configure", settings, self._environment.path)
         if preload:
             channel.send(Kind.ASK, -1, "preload", list(preload))
