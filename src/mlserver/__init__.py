@@ -29,9 +29,11 @@ _HOMES = {
 }
 _SUBMODULES = {
     "batching",
+    "cache",
     "cloudevents",
     "codecs",
     "context",
+    "env",
     "errors",
     "grpc",
     "handlers",

@@ -19,7 +19,7 @@ LAYERS = [
     {"version", "errors", "context", "importing", "cloudevents", "memory"},
     {"tensor"},
     {"types"},
-    {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka"},
+    {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"},
     {"metrics", "model", "batching", "tls"},
     {"listening", "tabular"},
     {"grpc._define"},

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlserver.env import Environment, environment_of, own_environment
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
 from mlserver.parallel.channel import Kind, Reader
-from mlserver.parallel.environment import Environment, environment_of, own_environment
 from mlserver.parallel.errors import WorkerStop
 from mlserver.parallel.process import Worker
 from mlserver.parallel.replica import WorkerReplica

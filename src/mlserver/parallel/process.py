@@ -17,7 +17,7 @@ from mlserver.parallel.channel import Channel, Kind, Reader
 from mlserver.parallel.errors import WorkerStop
 
 if TYPE_CHECKING:
-    from mlserver.parallel.environment import Environment
+    from mlserver.env import Environment
     from mlserver.settings import Settings
 
 __all__ = ["Worker"]

@@ -21,7 +21,14 @@ from mlserver.utils import to_absolute_path
 if TYPE_CHECKING:
     from mlserver.settings import ModelSettings, Settings
 
-__all__ = ["Environment", "environment_of", "own_environment"]
+__all__ = [
+    "Environment",
+    "compute_hash_of_file",
+    "compute_hash_of_string",
+    "environment_of",
+    "own_environment",
+    "read_requirements",
+]
 
 _BLOCK = 1 << 20
 
@@ -57,14 +64,14 @@ def environment_of(settings: ModelSettings, server: Settings) -> Environment:
     parameters = settings.parameters
     if parameters is not None and parameters.environment_path:
         path = os.path.abspath(os.path.expandvars(os.path.expanduser(parameters.environment_path)))
-        return _in_folder(settings, path, hashlib.sha256(path.encode()).hexdigest())
+        return _in_folder(settings, path, compute_hash_of_string(path))
     if parameters is not None and parameters.environment_tarball:
         tarball = to_absolute_path(settings, parameters.environment_tarball)
         if not os.path.isfile(tarball):
             raise MLServerError(
                 f"Model '{settings.name}': there is no `environment_tarball` at {tarball}", 422
             )
-        key = _hash_file(tarball)
+        key = compute_hash_of_file(tarball)
         folder = os.path.join(os.path.abspath(server.environments_dir), key)
         _unpack(settings, tarball, folder)
         return _in_folder(settings, folder, key, temporary=folder)
@@ -92,7 +99,7 @@ def _built(settings: ModelSettings, server: Settings) -> Environment:
     if python is not None and not f"{python}.".startswith(f"{own}."):
         text = f"{found} asks for Python {python}, the server runs on {own}: give it an `environment_path`"
         raise MLServerError(f"Model '{settings.name}': {text}", 422)
-    key = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()
+    key = compute_hash_of_string("\n".join([sys.version, *requirements]))
     built = os.path.join(os.path.abspath(server.environments_dir), key)
     if not os.path.isdir(built):
         _build(settings, built, requirements)
@@ -190,7 +197,13 @@ def _own_folders() -> list[str]:
     return folders
 
 
-def _hash_file(path: str) -> str:
+def compute_hash_of_string(text: str) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compute_hash_of_file(path: str) -> str:
+    """SHA-256 of the content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
