@@ -830,7 +830,7 @@ def test_a_client_vanishes_while_its_model_works(server: GrpcListening, how: str
         client.send(frame(GOAWAY, 0, 0, bytes(8)))
         open_gates.add(key)
         assert client.reply(1).code is Code.OK
-        with pytest.raises(Ended):
+        with pytest.raises((Ended, ConnectionError)):  # what it sends may cross the end of the connection
             client.ping()
     if how != "goaway":
         wait_for(lambda: seen[key] == ["begun", "cancelled"], "the model to be told", 5)

@@ -26,7 +26,7 @@ import requests
 
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
-from mlserver.memory import resident_bytes
+from mlserver.memory import give_back_memory, resident_bytes
 from tests.running import AsProcess, InThread, process, serving, start_process, wait_for, write_model
 
 MODELS = "tests.server.worker_models"
@@ -659,6 +659,7 @@ def test_models_sleep_when_memory_is_short_and_wake_when_they_are_asked(tmp_path
     for name in ("a", "b", "c"):
         write_model(tmp_path, name, "models.Heavy", HEAVY, pinned=name == "c")
     with serving(tmp_path, parallel_workers=1, load=False) as running:
+        give_back_memory()  # of the tests before, which would count as room
         budget = private_memory(running) + resident_bytes(os.getpid()) + 500_000_000
         running.server._settings.memory_budget = budget
         keeping = asyncio.run_coroutine_threadsafe(running.server._keep_budget(budget), running.loop)
