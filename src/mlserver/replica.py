@@ -229,15 +229,20 @@ class Calls:
 class LocalReplica:
     """A copy of a model in this process: loads it, runs its batches, unloads it."""
 
-    def __init__(self, settings: ModelSettings, request_events: dict[str, str]) -> None:
-        """request_events: CloudEvents headers that every request shows to the model."""
+    def __init__(
+        self, settings: ModelSettings, request_events: dict[str, str], loaded: MLModel | None = None
+    ) -> None:
+        """request_events: CloudEvents headers that every request shows to the model.
+
+        loaded: the model, if it was loaded already before this process was forked.
+        """
         self.settings = settings
         self.changed: Callable[[], None] = _nobody_cares
         self._request_events = request_events
         self._host = asyncio.get_running_loop()
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name=f"model-{settings.name}", daemon=True)
-        self._model: MLModel | None = None
+        self._model = loaded
         self._executor: Executor | None = None
         self._inline = False
         self._run_cost = _SHORT_RUN  # moving average, in seconds; unproven until the first runs
@@ -291,8 +296,10 @@ class LocalReplica:
             raise
 
     async def _load(self) -> Description:
-        model = self._model = self.settings.implementation(self.settings)
-        model.ready = bool(await model.load())
+        model = self._model
+        if model is None:
+            model = self._model = self.settings.implementation(self.settings)
+            model.ready = bool(await model.load())
         executor = Executor(model, self._request_events)
         self._inline = promises(model, "inline")
         self._executor = executor

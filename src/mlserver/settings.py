@@ -146,6 +146,9 @@ class Settings(_Base):
     trial_load: bool = True
     """Load a model in a process of its own first when its pool serves others: its crash hurts nobody."""
 
+    copy_on_write: bool = False
+    """Load models once, in a process that workers are forked from: saves memory, where load() allows it."""
+
     load_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that a load() in a worker may take; null is unlimited."""
 

@@ -740,3 +740,44 @@ class Tells(MLModel):
             )
     assert told[0] == told[1]
     assert told[0][0]["inputs"] == given["inputs"]
+
+
+# Copy on write
+
+
+def written_memory(pid: int) -> int:
+    """Bytes that a process has for itself, because it wrote to them."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(match) for match in re.findall(r"Private_\w+:\s+(\d+) kB", text)) * 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_copies_that_were_forked_share_their_weights(tmp_path: Path) -> None:
+    write_model(tmp_path, "heavy", "models.Heavy", HEAVY)
+    write_model(tmp_path, "moody", f"{MODELS}.Moody")
+    taken = {}
+    for shared in (False, True):
+        with serving(tmp_path, parallel_workers=2, copy_on_write=shared) as running:
+            for _ in range(20):
+                assert output(running.infer("heavy", request(1.0))) == [1.0]
+            pids = workers_of(running)
+            taken[shared] = sum(written_memory(pid) for pid in pids)
+            if shared:
+                # A worker that ends is told as any other, and the next one is forked, too.
+                reply = running.infer("moody", request(-5.0))
+                assert reply.status_code == 503 and "exit code 7" in reply.json()["error"]
+                wait_for(lambda: running.get("/v2/health/ready").ok, "the next ones")
+                assert output(running.infer("heavy", request(1.0))) == [1.0]
+                assert sum(written_memory(pid) for pid in workers_of(running)) < taken[False] - 300_000_000
+                # What is loaded anew is loaded for real.
+                assert running.post("/v2/repository/models/heavy/load").ok
+                assert output(running.infer("heavy", request(1.0))) == [1.0]
+        assert not any(exists(pid) for pid in pids)
+    assert taken[True] < taken[False] - 300_000_000
+
+
+def test_a_model_that_cannot_be_loaded_ahead_fails_as_any_other(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "FailsToLoad")
+    child, log = start_process(folder, PYTHONPATH=os.getcwd(), MLSERVER_COPY_ON_WRITE="true")
+    assert child.wait(TIMEOUT) == 1
+    wait_for(lambda: any("ValueError: no weights here" in line for line in log), "the reason")

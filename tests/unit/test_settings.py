@@ -97,6 +97,7 @@ SERVER_DEFAULTS: dict[str, Any] = {
     "cache_ttl": None,
     "watch_repository": None,
     "memory_budget": None,
+    "copy_on_write": False,
 }
 
 

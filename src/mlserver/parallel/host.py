@@ -22,6 +22,7 @@ from mlserver.executor import Call, Reply
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import calm_collector, freeze_what_stays, give_back_memory, keep_blocks_warm
 from mlserver.metrics import configure_metrics
+from mlserver.model import MLModel
 from mlserver.parallel.arena import Arena, Mapping
 from mlserver.parallel.channel import (
     Channel,
@@ -73,8 +74,9 @@ class _Host:
 
     channel: Channel
 
-    def __init__(self) -> None:
-        self._settings = Settings()
+    def __init__(self, loaded: dict[int, MLModel]) -> None:
+        """loaded: models that came with this process, by number."""
+        self._loaded = loaded
         self._replicas: dict[int, LocalReplica] = {}
         self._handlers: dict[int, Any] = {}
         self._headers: dict[int, dict[str, Any]] = {}
@@ -207,13 +209,7 @@ class _Host:
 
     async def answer_configure(self, settings: dict[str, Any], path: list[str]) -> str:
         """path: what `sys.path` begins with."""
-        for entry in path:
-            if entry in sys.path:
-                sys.path.remove(entry)
-        sys.path[:0] = path
-        self._settings = Settings.model_validate(settings)
-        configure_logger(self._settings)
-        configure_metrics(self._settings, worker=True)
+        configure(settings, path)
         return sys.version
 
     async def answer_preload(self, models: list[dict[str, Any]]) -> None:
@@ -229,7 +225,8 @@ class _Host:
     async def answer_load(
         self, model: int, settings: dict[str, Any], events: dict[str, str]
     ) -> dict[str, Any]:
-        replica = LocalReplica(ModelSettings.model_validate(settings), events)
+        loaded = self._loaded.pop(model, None)
+        replica = LocalReplica(ModelSettings.model_validate(settings), events, loaded)
         description = await replica.load()
         self._replicas[model] = replica
         if description.handlers:
@@ -265,15 +262,31 @@ class _Host:
         await asyncio.gather(*(self.answer_unload(model) for model in list(self._replicas)))
 
 
+def configure(settings: dict[str, Any], path: list[str]) -> None:
+    """Be as the front is. path: what `sys.path` begins with."""
+    for entry in path:
+        if entry in sys.path:
+            sys.path.remove(entry)
+    sys.path[:0] = path
+    server = Settings.model_validate(settings)
+    configure_logger(server)
+    configure_metrics(server, worker=True)
+
+
 def main() -> None:
-    descriptors = [int(argument) for argument in sys.argv[1:]]
-    _end_with_the_front()
+    end_with_the_front()
     calm_collector()
     keep_blocks_warm()
-    AsyncManager().run(_serve(*descriptors))
+    work([int(argument) for argument in sys.argv[1:]], {})
 
 
-def _end_with_the_front() -> None:
+def work(descriptors: Sequence[int], loaded: dict[int, MLModel]) -> None:
+    """Serve the front until it goes. loaded: models that came with this process."""
+    AsyncManager().run(_serve(loaded, *descriptors))
+
+
+def end_with_the_front() -> None:
+    """Signals of a terminal are for the front, and whoever started this process takes it along."""
     for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -282,9 +295,9 @@ def _end_with_the_front() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _serve(descriptor: int, replies: int, requests: int) -> None:
+async def _serve(loaded: dict[int, MLModel], descriptor: int, replies: int = -1, requests: int = -1) -> None:
     over = asyncio.Event()
-    host = _Host()
+    host = _Host(loaded)
     arena = Arena(replies) if replies >= 0 else None
     mapping = Mapping(requests) if requests >= 0 else None
     host.channel = Channel(arena, mapping, host.heard, over.set)

@@ -19,8 +19,9 @@ from mlserver.errors import MLServerError
 from mlserver.logging import logger
 from mlserver.parallel.channel import Kind, Reader
 from mlserver.parallel.errors import WorkerStop
-from mlserver.parallel.process import Worker
+from mlserver.parallel.process import SHARED_SETTINGS, Worker
 from mlserver.parallel.replica import WorkerReplica
+from mlserver.parallel.template import Template
 from mlserver.replica import Description
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Slot:
         queue_seen: Histogram | None = None,
     ) -> None:
         self.replicas: dict[int, WorkerReplica] = {}
+        # Where workers are forked from, once it has loaded what it is to have; None to start them afresh.
+        self.template: asyncio.Future[Template | None] | None = None
         self._settings = settings
         self._environment = environment
         self._variables = variables
@@ -91,7 +94,7 @@ class Slot:
         worker = Worker(self._settings, self._environment, self._variables, self._heard, self._ended)
         self._born = time.monotonic()
         try:
-            await worker.start(preload)
+            await worker.start(preload, None if self.template is None else await self.template)
         except BaseException:
             worker.discard()
             raise
@@ -231,6 +234,7 @@ class InferencePool:
         self, settings: Settings, environment: Environment, name: str, queue_seen: Histogram | None = None
     ) -> None:
         self._queue_seen = queue_seen
+        self._template: asyncio.Future[Template | None] | None = None
         self.environment = environment
         self._settings = settings
         self._name = name
@@ -256,11 +260,29 @@ class InferencePool:
     def empty(self) -> bool:
         return not any(slot.replicas for slot in self.slots)
 
-    def start(self, preload: Sequence[dict[str, Any]]) -> None:
-        """Start the workers before the first model asks for them."""
+    def start(self, models: dict[int, dict[str, Any]]) -> None:
+        """Start the workers before the first model asks for them. models: those that will, by number."""
+        # A GPU is chosen by the environment of a process, and cannot be after a fork.
+        if self._settings.copy_on_write and models and not self._settings.worker_gpus:
+            self._template = asyncio.ensure_future(self._load_template(models))
+            for slot in self.slots:
+                slot.template = self._template
         for slot in self.slots:
-            task = asyncio.ensure_future(slot.worker(preload))
+            task = asyncio.ensure_future(slot.worker(list(models.values())))
             task.add_done_callback(_heed)
+
+    async def _load_template(self, models: dict[int, dict[str, Any]]) -> Template | None:
+        try:
+            template = Template(self.environment, dict(_thread_variables(self._settings.parallel_workers)))
+            await template.configure(
+                self._settings.model_dump(mode="json", include=SHARED_SETTINGS), self.environment.path
+            )
+            for number, settings in models.items():
+                await template.load(number, settings)
+        except (OSError, WorkerStop) as exc:
+            logger.error("Workers cannot be forked from a template, and are started afresh: %s", exc)
+            return None
+        return template
 
     async def try_load(self, settings: ModelSettings, events: dict[str, str]) -> None:
         """Load a model in a process of its own, and end that. Raises what loading raises."""
@@ -275,6 +297,8 @@ class InferencePool:
 
     async def close(self) -> None:
         await asyncio.gather(*(slot.close() for slot in self.slots))
+        if self._template is not None and (template := await self._template) is not None:
+            await template.close()
         self.environment.remove()
 
 
@@ -287,12 +311,15 @@ class InferencePoolRegistry:
         self._pools: dict[str, InferencePool] = {}
         self._numbers = itertools.count(1)
         self._queue_seen = queue_seen
+        self._reserved: dict[int, int] = {}  # by identity of settings that live as long as the start does
         self._unpacking = asyncio.Lock()
 
     def start(self, models: Sequence[ModelSettings]) -> None:
         """Start the default pool, whose workers begin to import what these models need."""
-        shared = [model for model in models if _in_default_pool(model)]
-        self._pool("", own_environment()).start([_plain(model) for model in shared])
+        shared = {next(self._numbers): model for model in models if _in_default_pool(model)}
+        self._reserved = {id(model): number for number, model in shared.items()}
+        plain = {number: _plain(model) for number, model in shared.items()}
+        self._pool("", own_environment()).start(plain)
 
     def _pool(self, key: str, environment: Environment) -> InferencePool:
         pool = self._pools.get(key)
@@ -313,7 +340,8 @@ class InferencePoolRegistry:
             pool = self._pool(key, environment)
         if self._settings.trial_load and not pool.empty:
             await pool.try_load(settings, events)
-        number = next(self._numbers)
+        # What was loaded ahead for these settings is theirs alone: a reload has others.
+        number = self._reserved.pop(id(settings), 0) or next(self._numbers)
         slots = pool.choose(settings.replicas)
         gone = functools.partial(self._release, key)
         return [WorkerReplica(settings, events, slot, number, gone) for slot in slots]

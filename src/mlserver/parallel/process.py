@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -18,12 +20,13 @@ from mlserver.parallel.errors import WorkerStop
 
 if TYPE_CHECKING:
     from mlserver.env import Environment
+    from mlserver.parallel.template import Template
     from mlserver.settings import Settings
 
-__all__ = ["Worker"]
+__all__ = ["SHARED_SETTINGS", "Worker"]
 
 # Settings of the server that matter in a worker.
-_SHARED_SETTINGS = {
+SHARED_SETTINGS = {
     *("debug", "logging_settings", "use_structured_logging"),
     *("metrics_dir", "metrics_endpoint", "parallel_workers"),
 }
@@ -52,30 +55,25 @@ class Worker:
         self._on_frame = on_frame
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
         self._arena: Arena | None = None
         self.channel: Channel | None = None
         self.ended: asyncio.Future[int] = self._loop.create_future()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process is not None else 0
+    async def start(self, preload: Sequence[dict[str, Any]] = (), template: Template | None = None) -> None:
+        """Start the process, or have it forked from a template, and configure it.
 
-    async def start(self, preload: Sequence[dict[str, Any]] = ()) -> None:
-        """Start the process and configure it. Raises WorkerStop when it ends at once, OSError when it cannot
-        start.
+        Raises WorkerStop when it ends at once, OSError when it cannot start.
         """
         ours, theirs = socket.socketpair()
         requests, replies = _shared_file(), _shared_file()
         given = (theirs.fileno(), replies, requests)
         try:
-            # No wait for it, and on this thread: a worker ends when the thread that started it does.
-            self._process = subprocess.Popen(  # noqa: ASYNC220
-                [self._environment.python, "-m", "mlserver.parallel.host", *map(str, given)],
-                pass_fds=[descriptor for descriptor in given if descriptor >= 0],
-                env={**self._environment.variables, **self._variables},
-                stdin=subprocess.DEVNULL,
-            )
+            if template is not None and replies >= 0 and requests >= 0:
+                self.pid, end = await template.fork(given)
+                end.add_done_callback(lambda end: self._over(end.result()))
+            else:
+                self._start_process(given)
             arena = Arena(requests) if requests >= 0 else None
             mapping = Mapping(replies) if replies >= 0 else None
         except BaseException:
@@ -88,14 +86,25 @@ class Worker:
             if replies >= 0:
                 os.close(replies)
         self._arena = arena
-        threading.Thread(target=self._wait, name=f"worker-{self.pid}", daemon=True).start()
         ours.setblocking(False)
         channel = self.channel = Channel(arena, mapping, self._on_frame, self._lost)
         await self._loop.create_connection(lambda: channel, sock=ours)
-        settings = self._settings.model_dump(mode="json", include=_SHARED_SETTINGS)
+        settings = self._settings.model_dump(mode="json", include=SHARED_SETTINGS)
         await self.ask("configure", settings, self._environment.path)
         if preload:
             channel.send(Kind.ASK, -1, "preload", list(preload))
+
+    def _start_process(self, descriptors: Sequence[int]) -> None:
+        # No wait for it, and on this thread: a worker ends when the thread that started it does.
+        process = subprocess.Popen(
+            [self._environment.python, "-m", "mlserver.parallel.host", *map(str, descriptors)],
+            pass_fds=[descriptor for descriptor in descriptors if descriptor >= 0],
+            env={**self._environment.variables, **self._variables},
+            stdin=subprocess.DEVNULL,
+        )
+        self.pid = process.pid
+        name = f"worker-{process.pid}"
+        threading.Thread(target=self._wait, args=(process,), name=name, daemon=True).start()
 
     async def ask(self, what: str, *arguments: Any) -> Any:
         """Raises what the worker's code raised, or WorkerStop when it ends instead of answering."""
@@ -104,8 +113,9 @@ class Worker:
         return await self.channel.ask(what, *arguments)
 
     def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+        if self.pid and not self.ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def discard(self) -> None:
         """End it without a word."""
@@ -124,16 +134,15 @@ class Worker:
             if not self.ended.done():
                 logger.warning("Worker %d did not end within %g s and is killed", self.pid, timeout)
                 self.kill()
-        if self._process is not None:
+        if self.pid:
             await self.ended
 
     def _lost(self) -> None:
         """Its socket closed. A process that lives on without one is of no use."""
         self._loop.call_later(_LAST_BREATH, self.kill)
 
-    def _wait(self) -> None:
-        assert self._process is not None
-        code = self._process.wait()
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
         try:
             self._loop.call_soon_threadsafe(self._over, code)
         except RuntimeError:
