@@ -433,7 +433,7 @@ class ReplicaSet:
 
         Of a model that answers many at once, by what awaits and not by what computes, nothing is expected.
         """
-        if not self._lanes or any(batch.awaiting for lane in self._lanes for batch in lane.batches):
+        if not self._lanes or any(lane.busy < len(lane.batches) for lane in self._lanes):
             return 0.0
         batches = queued // (self._most_calls if self.merges else 1) + sum(lane.busy for lane in self._lanes)
         return batches * sum(lane.cost for lane in self._lanes) / len(self._lanes) ** 2
