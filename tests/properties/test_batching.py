@@ -17,6 +17,7 @@ from mlserver.executor import Call, Executor
 from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserver.wire.json import decode_request, encode_response, encode_split
+from mlserver.wire.protobuf import encode_request
 
 NUMERIC = sorted(set(DTYPES) - {"BOOL"})
 
@@ -83,6 +84,39 @@ def test_the_answer_is_the_same_in_any_company(batch: list[bytes]) -> None:
     # The second time, the executor knows the forms of these requests.
     together = answers(Executor(model(), {}), [calls, calls])
     assert together == [*alone, *alone]
+
+
+@st.composite
+def calls_of_both_wires(draw: st.DrawFn) -> Call:
+    rows, width = draw(st.integers(0, 3)), draw(st.sampled_from([1, 2]))
+    datatype = draw(st.sampled_from(["INT32", "FP32", "FP64"]))
+    numbers = st.integers(0, 100) if datatype == "INT32" else st.floats(width=32) | st.integers(0, 100)
+    values = draw(st.lists(numbers, min_size=rows * width, max_size=rows * width))
+    wire = draw(st.sampled_from(["json", "raw", "typed"]))
+    finite = [None if value != value or abs(value) == np.inf else value for value in values]
+    tensor = RequestInput(
+        name="x",
+        shape=[rows, width],
+        datatype=datatype,
+        data=finite if wire == "json" else np.array(values, DTYPES[datatype]).tolist(),
+    )
+    request = InferenceRequest(id=draw(st.text(min_size=1, max_size=5)), inputs=[tensor])
+    if wire == "json":
+        return Call(json.dumps(request.model_dump()).encode(), {}, "json")
+    return Call(encode_request(request, "m", None, wire == "raw"), {}, "protobuf")
+
+
+@given(st.lists(calls_of_both_wires(), min_size=1, max_size=12))
+def test_callers_of_both_wires_get_the_same_to_the_byte(calls: list[Call]) -> None:
+    async def run(batches: list[list[Call]]) -> list[tuple[int, bytes]]:
+        runner = Executor(model(), {})
+        replies = [reply for batch in batches for reply in await runner.run(batch)]
+        pieces = [reply.body if isinstance(reply.body, list) else [reply.body] for reply in replies]
+        return [(reply.status, b"".join(p)) for reply, p in zip(replies, pieces, strict=True)]
+
+    alone = asyncio.run(run([[call] for call in calls]))
+    assert asyncio.run(run([calls, calls])) == [*alone, *alone]
+    assert {status for status, _ in alone} <= {200, 500}  # 66 is a row that the model cannot stand
 
 
 @given(st.lists(st.integers(1, 3), min_size=2, max_size=10), st.data())
