@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mlserver.errors import MLServerError
-from mlserver.executor import Call, Reply
+from mlserver.executor import Call, Reply, failure
 from mlserver.tensor import DTYPES, TensorData, flatten
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters
 from mlserver.types.base import set_field
@@ -50,7 +50,7 @@ def fingerprint(request: InferenceRequest) -> bytes | None:
                 digest.update(array.tobytes())
             else:
                 digest.update(_encode([_bytes(value) for value in flatten(data.root)]))
-    except (TypeError, ValueError, msgspec.MsgspecError):
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         return None  # a parameter, or an element, of a kind that has no bytes of its own
     return digest.digest()
 
@@ -160,9 +160,9 @@ class ResponseCache:
         """This request is under way now. When it ends, tell `landed`."""
         self._flights[key] = _Flight(run, [asked])
 
-    def landed(self, key: Key, reply: Reply) -> None:
+    def landed(self, key: Key, reply: Reply, keep: bool = True) -> None:
         """The answer to a request that was under way: for all who wait, and to be remembered if it is none
-        of an error.
+        of an error. keep: whether its model is still there.
         """
         flight = self._flights.pop(key)
         if reply.status != 200:
@@ -170,11 +170,21 @@ class ResponseCache:
                 if not asked.left:
                     asked.answer(reply)
             return
-        response, size = _decode(reply, key[1])
+        try:
+            response, size = _decode(reply, key[1])
+        except Exception as exc:  # what a model said that is no V2 is for whoever asked it, and nobody else
+            first, *others = flight.asked
+            if not first.left:
+                first.answer(reply)
+            for asked in others:
+                if not asked.left:
+                    asked.answer(failure(asked.call, exc))
+            return
         owner, wire, known = key
         exact = wire != "json" or not _lossy(response)
         entry = _Entry(response, reply.headers, size, time.monotonic() + self._lifetime, exact)
-        self._keep((owner, known), entry)
+        if keep:
+            self._keep((owner, known), entry)
         for asked in flight.asked:
             if not asked.left:
                 asked.answer(self._reply(response, reply.headers, asked))

@@ -271,7 +271,7 @@ class Executor:
             response = _checked(await self.model.predict(request), self.model)
             predicted = time.perf_counter()
             self._encode(group, response)
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:
             fault = exc
         if fault is not None and len(group) == 1:
             group[0].reply = failure(group[0].call, fault)
@@ -360,12 +360,17 @@ class Fault(NamedTuple):
 def describe(exc: BaseException) -> Fault:
     """What to tell of an error. What is nobody's business outside is logged here and not told."""
     if isinstance(exc, InvalidRequest):
-        return Fault(exc.status_code, str(exc), exc.details)
+        return Fault(exc.status_code, _sendable(exc), exc.details)
     if isinstance(exc, MLServerError):
         status: Any = exc.status_code  # user code may put anything there
         final = isinstance(status, int) and 200 <= status <= 599
-        return Fault(status if final else 500, str(exc))
+        return Fault(status if final else 500, _sendable(exc))
     if isinstance(exc, asyncio.CancelledError):
         return Fault(499, "the request was cancelled")
     logger.error("the model failed to answer a request", exc_info=exc)
     return Fault(500, "Internal Server Error")
+
+
+def _sendable(exc: Exception) -> str:
+    """The text of an error, without what UTF-8 cannot hold, such as file names that are no text."""
+    return str(exc).encode(errors="replace").decode()

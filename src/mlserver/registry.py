@@ -144,9 +144,11 @@ class ModelRegistry:
         Loads of one version wait for each other. Raises what the model's code raises, when a copy that
         serves already goes on serving; ModelNotFound when the model was unloaded meanwhile.
         """
-        lock = self._loads.setdefault((settings.name, settings.version), asyncio.Lock())
-        async with lock:
+        async with self._lock(settings):
             return await self._load(settings, plan)
+
+    def _lock(self, settings: ModelSettings) -> asyncio.Lock:
+        return self._loads.setdefault((settings.name, settings.version), asyncio.Lock())
 
     async def _load(self, settings: ModelSettings, plan: Plan | None) -> MLModel | None:
         if settings.parallel_workers is not None:
@@ -205,6 +207,8 @@ class ModelRegistry:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
+        if old.rollout is not None:
+            old.rollout.stop()
         new.rollout = old.rollout = Rollout(plan, old.replicas, new.replicas, decide)
         logger.info("Model '%s' is on trial: %s", describe(new.settings), plan)
 
@@ -212,10 +216,11 @@ class ModelRegistry:
         assert new.rollout is not None
         logger.info("Model '%s' was %s", describe(new.settings), new.rollout.decision)
         try:
-            if promoted and self._registered(new) is old:
-                await self._introduce(new, old)
-                await self._take_over(new, old)
-                return
+            async with self._lock(new.settings):
+                if promoted and self._registered(new) is old:
+                    await self._introduce(new, old)
+                    await self._take_over(new, old)
+                    return
         except Exception:
             logger.exception("Model '%s' could not take over", describe(new.settings))
         await self._retire(new, old)

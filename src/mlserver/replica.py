@@ -169,11 +169,15 @@ class Replica(Protocol):
 
 
 class Calls:
-    """A stream of calls: a transport puts them in on its loop, a model takes them out on its own."""
+    """A stream of calls: a transport puts them in on its loop, a model takes them out on its own.
 
-    def __init__(self, *calls: Call, ended: bool = False) -> None:
+    taken: called for each that is taken out, where that happens.
+    """
+
+    def __init__(self, *calls: Call, ended: bool = False, taken: Callable[[], None] | None = None) -> None:
         self._calls = deque(calls)
         self._ended = ended
+        self._taken = taken
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -218,7 +222,10 @@ class Calls:
         assert self._loop is not None
         while True:
             while self._calls:
-                yield self._calls.popleft()
+                call = self._calls.popleft()
+                if self._taken is not None:
+                    self._taken()
+                yield call
             if self._ended and not self._calls:
                 return
             # Whoever puts one in from here on wakes this up, which cannot happen before it waits.
@@ -419,6 +426,8 @@ class LocalReplica:
             replies: Sequence[Reply] = done.value
         except asyncio.CancelledError as exc:
             replies = [_cut_short(waiting, exc) for waiting in wanted]
+        except Exception as exc:
+            replies = [failure(waiting.call, exc) for waiting in wanted]
         else:
             try:
                 run.close()
@@ -449,8 +458,9 @@ class LocalReplica:
         started = []
         # Batches of a model that merges are large enough to have the loop each for itself.
         while self._given and not (self._executor.merges and self._on_thread > len(self._awaiting)):
-            batch = self._given.popleft()
+            # Counted first: the other thread must not find it in neither place.
             self._on_thread += 1
+            batch = self._given.popleft()
             batch.task = self._loop.create_task(self._run(batch))
             started.append(batch)
         if started:
@@ -473,6 +483,8 @@ class LocalReplica:
             replies = await self._executor.run([waiting.call for waiting in wanted]) if wanted else []
         except asyncio.CancelledError as exc:
             replies = [_cut_short(waiting, exc) for waiting in wanted]
+        except Exception as exc:
+            replies = [failure(waiting.call, exc) for waiting in wanted]
         finally:
             self._on_thread -= 1
             self._awaiting.discard(batch)
@@ -575,6 +587,8 @@ async def _contained(coroutine: Coroutine[Any, Any, T]) -> T:
         return await coroutine
     except SystemExit as exc:
         raise RuntimeError(f"the model called sys.exit({exc.code!r})") from exc
+    except KeyboardInterrupt as exc:
+        raise RuntimeError("the model raised KeyboardInterrupt") from exc
 
 
 def _cut_short(waiting: Waiting, exc: asyncio.CancelledError) -> Reply:

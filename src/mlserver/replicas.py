@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from time import perf_counter as _now
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,14 @@ class _Batch(Batch):
 class _Lane:
     """A replica as the set sees it: what it was given, and how quick it was."""
 
-    __slots__ = ("_set", "ahead", "batches", "busy", "cost", "replica")
+    __slots__ = ("_set", "ahead", "batches", "busy", "cost", "replica", "talks")
 
     def __init__(self, replica: Replica, owner: ReplicaSet) -> None:
         self.replica = replica
         self._set = owner
         self.batches: dict[_Batch, None] = {}
         self.busy = 0  # batches that do not await
+        self.talks = 0  # streams, and requests to custom handlers
         self.cost = _AHEAD  # moving average of a batch, in seconds
         self.ahead = 1
 
@@ -98,6 +99,7 @@ class _Lane:
         if batch in self.batches and not batch.awaiting:
             batch.awaiting = True
             self.busy -= 1
+            self._restart_clock(batch)
             self._set.dispatch()
 
     def _over(self, batch: _Batch) -> None:
@@ -108,6 +110,7 @@ class _Lane:
 
     def done(self, batch: _Batch, replies: Sequence[Reply], seconds: float) -> None:
         self._over(batch)
+        self._restart_clock(batch)
         self.cost += 0.2 * (seconds - self.cost)
         self._set.policy.ran(len(batch.waiting), seconds)
         # One that awaits needs no more, and a batch that is not full yet had better wait for more calls.
@@ -116,6 +119,19 @@ class _Lane:
         for waiting, reply in zip(batch.waiting, replies, strict=True):
             self._set.settle(waiting, reply)
         self._set.dispatch()
+
+    def _restart_clock(self, batch: _Batch) -> None:
+        """A batch that was given ahead begins when the one before it lets go."""
+        if self._set.settings.predict_timeout is not None:
+            ahead = next((other for other in self.batches if not other.awaiting), None)
+            if ahead is not None and ahead is not batch:
+                ahead.started = _now()
+
+    def running(self) -> list[_Batch]:
+        """The batches whose time runs: those that await, and the first of the others."""
+        awaiting = [batch for batch in self.batches if batch.awaiting]
+        first = next((batch for batch in self.batches if not batch.awaiting), None)
+        return awaiting if first is None else [*awaiting, first]
 
     def lost(self, batch: _Batch, reason: str) -> None:
         self._over(batch)
@@ -186,9 +202,13 @@ class ReplicaSet:
             loaded = [r for r, d in zip(replicas, done, strict=True) if isinstance(d, Description)]
             await asyncio.gather(*(replica.close() for replica in loaded), return_exceptions=True)
             raise
+        warming = [asyncio.ensure_future(warm_up(replica)) for replica in replicas]
         try:
-            await asyncio.gather(*(warm_up(replica) for replica in replicas))
+            await asyncio.gather(*warming)
         except BaseException:
+            for one in warming:
+                one.cancel()
+            await asyncio.gather(*warming, return_exceptions=True)
             await asyncio.gather(*(replica.close() for replica in replicas), return_exceptions=True)
             raise
         self.description = descriptions[0]
@@ -289,21 +309,37 @@ class ReplicaSet:
         """Calls that wait for a replica."""
         return len(self._waiting) - self._left
 
-    def one(self) -> Replica:
+    def _idlest(self) -> _Lane:
         """The replica with least to do. Raises WorkerUnavailable, ModelNotFound."""
         if not self._lanes:
             raise ModelNotFound(self.settings.name, self.settings.version)
         alive = [lane for lane in self._lanes if lane.replica.alive]
         if not alive:
             raise WorkerUnavailable(self.settings.name)
-        return min(alive, key=lambda lane: len(lane.batches)).replica
+        return min(alive, key=lambda lane: len(lane.batches) + lane.talks)
+
+    @contextmanager
+    def talk(self) -> Iterator[Replica]:
+        """The replica with least to do, for something longer than a call. It stays until this ends.
+
+        Raises WorkerUnavailable, ModelNotFound.
+        """
+        lane = self._idlest()
+        self.last_asked = self._loop.time()
+        self._in_flight += 1
+        lane.talks += 1
+        try:
+            yield lane.replica
+        finally:
+            lane.talks -= 1
+            self._work_done()
 
     async def metadata(self) -> MetadataModelResponse:
         """What the model tells of itself. Of one in a worker, what it told when first asked."""
         if self.local is not None:
             return await self.local.metadata()
         if self._metadata is None:
-            self._metadata = await self.one().metadata()
+            self._metadata = await self._idlest().replica.metadata()
         return self._metadata
 
     # Calls
@@ -463,14 +499,18 @@ class ReplicaSet:
                 self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name, reason)))
 
     def settle(self, waiting: Waiting, reply: Reply) -> None:
+        self._tell(waiting, reply)
+        self._work_done()
+
+    def _tell(self, waiting: Waiting, reply: Reply) -> None:
+        """Once at most."""
+        if waiting.left:
+            return
+        waiting.left = True
         try:
-            if not waiting.left:
-                waiting.left = True  # it has what it waited for
-                waiting.settle(reply)
+            waiting.settle(reply)
         except Exception:  # of one connection, which must not cost the others their replies
             logger.exception("a reply could not be delivered")
-        finally:
-            self._work_done()
 
     def _work_done(self) -> None:
         self._in_flight -= 1
@@ -483,10 +523,10 @@ class ReplicaSet:
         assert self._timeout is not None
         now = _now()
         for lane in self._lanes:
-            late = [b for b in lane.batches if not b.late and now - b.started >= self._timeout]
+            late = [b for b in lane.running() if not b.late and now - b.started >= self._timeout]
             if late:
                 self._time_out(lane, late)
-        started = [batch.started for lane in self._lanes for batch in lane.batches if not batch.late]
+        started = [batch.started for lane in self._lanes for batch in lane.running() if not batch.late]
         if started:
             self._watch = self._loop.call_later(min(started) + self._timeout - now, self._watch_over)
 
@@ -496,9 +536,7 @@ class ReplicaSet:
         for batch in late:
             batch.late = True
             for waiting in batch.waiting:
-                if not waiting.left:
-                    waiting.left = True
-                    waiting.settle(failure(waiting.call, error))
+                self._tell(waiting, failure(waiting.call, error))
             lane.replica.cancel(batch)
         lane.replica.recycle(reason)
 
@@ -506,14 +544,12 @@ class ReplicaSet:
 
     async def stream(self, calls: Calls) -> AsyncGenerator[Reply, None]:
         """The replies to a stream of calls. Closing the generator cancels the model's side."""
-        self._in_flight += 1
-        try:
+        if self._asleep:
+            self._waking = self._waking or asyncio.ensure_future(self._wake())
+            await asyncio.shield(self._waking)
             if self._asleep:
-                self._waking = self._waking or asyncio.ensure_future(self._wake())
-                await asyncio.shield(self._waking)
-            replica = self.one()
+                raise WorkerUnavailable(self.settings.name, "it could not be loaded again")
+        with self.talk() as replica:
             async with aclosing(replica.stream(calls)) as replies:
                 async for reply in replies:
                     yield reply
-        finally:
-            self._work_done()

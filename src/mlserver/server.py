@@ -89,6 +89,8 @@ class MLServer:
 
         Raises StartError when a port is taken, a certificate cannot be used or a model cannot be loaded.
         """
+        settings = self._settings
+        tls = Tls(settings)
         if self._pools is not None:
             self._pools.start(models_settings)  # they start while this imports
         from mlserver.grpc.server import GrpcServer
@@ -97,8 +99,7 @@ class MLServer:
         from mlserver.rest.custom import CustomHandlers
         from mlserver.rest.server import HttpServer
 
-        settings, registry = self._settings, self._model_registry
-        tls = Tls(settings)
+        registry = self._model_registry
         custom = CustomHandlers()
         registry.on_loaded.append(custom.loaded)
         registry.on_unloaded.append(custom.unloaded)
@@ -224,7 +225,11 @@ class MLServer:
             if idle:
                 sleepy = min(idle, key=lambda replicas: replicas.last_asked)
                 logger.info("Model '%s' sleeps: the memory budget is exceeded", sleepy.settings.name)
-                await sleepy.sleep()
+                try:
+                    await sleepy.sleep()
+                except Exception:
+                    logger.exception("Model '%s' could not be put to sleep", sleepy.settings.name)
+                    sleepy.last_asked = self._loop.time()  # another one is next
                 give_back_memory()
 
     async def _watch(self, interval: float, models: Sequence[ModelSettings]) -> None:
@@ -274,7 +279,9 @@ class MLServer:
 
 def _check_order(models: Sequence[ModelSettings]) -> None:
     """Raises StartError when `load_after` names a model that is not there, or goes round in a circle."""
-    follows = {settings.name: settings.load_after for settings in models}
+    follows: dict[str, set[str]] = {}
+    for settings in models:
+        follows.setdefault(settings.name, set()).update(settings.load_after)
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:

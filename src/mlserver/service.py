@@ -17,7 +17,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlserver.cache import Asked, Key, ResponseCache
@@ -212,7 +211,11 @@ class Service:
         else:
             counters.misses += 1
             # Whoever asks the same meanwhile may have more time: the deadline is not passed on.
-            cache.begin(key, asked, self._submit(target, loaded, call, partial(cache.landed, key), None))
+
+            def landed(reply: Reply) -> None:
+                cache.landed(key, reply, keep=loaded.state is State.READY)
+
+            cache.begin(key, asked, self._submit(target, loaded, call, landed, None))
         return inference
 
     async def infer_stream(self, target: Target, calls: Calls) -> AsyncGenerator[Reply, None]:

@@ -128,3 +128,12 @@ def test_nothing_is_left_behind_by_a_process_that_is_killed() -> None:
     assert done.returncode == -9
     after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     assert after <= before
+
+
+def test_sizes_of_every_kind_one_after_another() -> None:
+    pair = Pair()
+    for size in range(60_000, SIZE // 2, 190_000):
+        view = pair.put(b"x" * size)
+        del view
+        assert pair.release() == 1
+    assert pair.put(b"x" * (SIZE - 200_000))[0] == ord("x")

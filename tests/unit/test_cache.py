@@ -195,3 +195,27 @@ def test_what_cannot_be_understood_is_left_to_the_model() -> None:
     cache = ResponseCache(10, 10_000)
     for bad in (b"{", body(1.0, datatype="FP31"), body("a", datatype="FP32")):
         assert cache.ask("m", Call(bad, {}, "json"), print) is None
+
+
+def test_an_answer_that_is_no_v2_goes_to_who_asked_for_it_and_is_not_remembered() -> None:
+    cache = ResponseCache(10, 10_000)
+    key, first, got_first = ask(cache, body(1.0, id="1"))
+    cache.begin(key, first, Running())
+    _, second, got_second = ask(cache, body(1.0, id="2"))
+    assert cache.join(key, second)
+    strange = reply(1.0, datatype="WEIRD")
+    cache.landed(key, strange)
+    assert got_first == [strange] and got_second[0].status == 500
+    assert len(cache) == 0 and not cache.join(key, second)
+
+
+def test_what_is_said_by_a_model_that_is_gone_is_not_remembered() -> None:
+    cache = ResponseCache(10, 10_000)
+    key, first, got = ask(cache, body(1.0))
+    cache.begin(key, first, Running())
+    cache.landed(key, reply(1.0), keep=False)
+    assert got[0].status == 200 and len(cache) == 0
+
+
+def test_parameters_of_any_size_are_left_to_the_model() -> None:
+    assert ResponseCache(10, 10_000).ask("m", Call(body(1.0, parameters={"k": 2**70}), {}), print) is None

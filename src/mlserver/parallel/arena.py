@@ -76,6 +76,11 @@ class Arena:
     def _allocate(self, size: int) -> int | None:
         offset = self._reuse(size)
         if offset is None:
+            if self._end + size > self._size and not self._used:
+                # Blocks are neither joined nor cut. Now is the time to forget how it was divided.
+                self._free.clear()
+                self._cold.clear()
+                self._end = self._warm = 0
             if self._end + size > self._size:
                 return None
             offset = self._end

@@ -40,17 +40,18 @@ class Kind(IntEnum):
     # Front to worker
     HEADERS = 4  # number, headers: what calls refer to from here on
     RUN = 5  # model, batch, calls as [wire, number of headers, slot]
-    CANCEL = 6  # model, batch
-    OPEN = 7  # stream, model, what
+    CANCEL = 6  # batch
+    OPEN = 7  # stream, model, scope of an ASGI request or None for inferences
     PUT = 8  # stream, item, slot
     END = 9  # stream: no more items from the front
     CLOSE = 10  # stream: nobody reads it any more
-    MORE = 11  # stream: an item was taken, another may be sent
+    MORE = 11  # stream, both ways: an item was taken, another may be sent
     # Worker to front
     DONE = 12  # batch, seconds, ready, stages, replies as [status, id, headers, slot]
     AWAITS = 13  # batch
     ITEM = 14  # stream, item, slot
     ENDED = 15  # stream, error or None
+    STATE = 16  # model, whether it says that it is ready
 
 
 class Writer:
@@ -95,6 +96,16 @@ class Reader:
         return self._bytes[start : self._at]
 
 
+def discard(kind: Kind, fields: Sequence[Any], reader: Reader) -> None:
+    """Let go of what came for somebody who is gone."""
+    if kind == Kind.DONE:
+        slots = [reply[3] for reply in fields[4]]
+    else:
+        slots = [fields[2]] if kind in (Kind.ITEM, Kind.PUT) else []
+    for slot in slots:
+        reader.take(slot)
+
+
 Handler = Callable[[Kind, "list[Any]", Reader], None]
 
 
@@ -127,9 +138,9 @@ class Channel(asyncio.Protocol):
         for header, behind in self._reader.feed(data):
             kind, *fields = header
             if kind == Kind.RELEASE:
-                assert self._arena is not None
-                for offset in fields[0]:
-                    self._arena.free(offset)
+                if self._arena is not None:
+                    for offset in fields[0]:
+                        self._arena.free(offset)
             elif kind == Kind.ANSWER or kind == Kind.FAILED:
                 answered = self._asked.pop(fields[0], None)
                 if answered is not None and not answered.done():
@@ -186,13 +197,16 @@ class Channel(asyncio.Protocol):
             if not answered.done():
                 answered.set_exception(error)
 
+    def make_room(self, calls: int) -> None:
+        """Before the calls of one frame are numbered: no number may be given anew until it is sent."""
+        if len(self._headers) + calls > _MOST_HEADERS:
+            self._headers.clear()
+
     def number_of(self, headers: dict[str, Any]) -> int:
-        """Headers are often the same dictionary, which the other side gets once."""
+        """Headers are often the same dictionary, which the other side gets once. See `make_room`."""
         known = self._headers.get(id(headers))
         if known is not None:
             return known[0]
-        if len(self._headers) >= _MOST_HEADERS:
-            self._headers.clear()
         number = len(self._headers)
         self._headers[id(headers)] = (number, headers)
         self.send(Kind.HEADERS, number, headers)
@@ -202,6 +216,21 @@ class Channel(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.close()
+
+    def detach(self) -> None:
+        """It is over: hold nothing that would keep memory of the other side here."""
+        self.close()
+        self._arena = self._mapping = None
+        self._on_frame = _ignore_frame
+        self._on_lost = _ignore
+
+
+def _ignore_frame(kind: Kind, fields: list[Any], reader: Reader) -> None:
+    pass
+
+
+def _ignore() -> None:
+    pass
 
 
 def encode_call(call: Call, channel: Channel, writer: Writer) -> tuple[str, int, Any]:
@@ -228,7 +257,8 @@ def describe_error(exc: BaseException) -> list[Any]:
     status = exc.status_code if isinstance(exc, MLServerError) else None
     kind = type(exc)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return [status, name, str(exc), "".join(user_traceback(exc))]
+    texts = (name, str(exc), "".join(user_traceback(exc)))
+    return [status, *(text.encode(errors="replace").decode() for text in texts)]
 
 
 def rebuild_error(fields: Sequence[Any]) -> Exception:

@@ -15,10 +15,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from mlserver.executor import Call, Reply
+from mlserver.errors import MLServerError
+from mlserver.executor import Call, Reply, failure
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import calm_collector, freeze_what_stays, give_back_memory, keep_blocks_warm
 from mlserver.metrics import configure_metrics
@@ -29,6 +31,7 @@ from mlserver.parallel.channel import (
     Kind,
     Reader,
     describe_error,
+    discard,
     encode_reply,
 )
 from mlserver.replica import Batch, Calls, LocalReplica, Waiting
@@ -41,6 +44,8 @@ __all__ = ["main"]
 _PR_SET_PDEATHSIG = 1
 # Items of a stream that may be on their way to the front before it has taken them.
 _STREAM_AHEAD = 8
+# Seconds between two looks at what models say of their readiness.
+_STATES = 0.2
 
 
 class _Batch(Batch):
@@ -62,8 +67,9 @@ class _Batch(Batch):
 class _Stream:
     """A stream of calls to a model, or of messages to its custom handlers."""
 
-    def __init__(self) -> None:
-        self.calls = Calls()
+    def __init__(self, taken: Callable[[], None]) -> None:
+        """taken: called when the model has taken a call out, on whatever thread that is."""
+        self.calls = Calls(taken=taken)
         self.received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.room = asyncio.Semaphore(_STREAM_AHEAD)
         self.task: asyncio.Task[None] | None = None
@@ -77,7 +83,11 @@ class _Host:
     def __init__(self, loaded: dict[int, MLModel]) -> None:
         """loaded: models that came with this process, by number."""
         self._loaded = loaded
+        self._loop = asyncio.get_running_loop()
         self._replicas: dict[int, LocalReplica] = {}
+        self._told: dict[int, bool] = {}  # what the front was last told of their readiness
+        self._loading: set[int] = set()
+        self._unwanted: set[int] = set()  # of those
         self._handlers: dict[int, Any] = {}
         self._headers: dict[int, dict[str, Any]] = {}
         self._batches: dict[int, _Batch] = {}
@@ -100,8 +110,16 @@ class _Host:
             self._open(*fields)
         else:
             stream = self._streams.get(fields[0])
-            if stream is not None:
+            if stream is None:
+                discard(kind, fields, reader)
+            else:
                 self._heard_of_stream(stream, kind, fields, reader)
+
+    def tell_states(self) -> None:
+        for model, replica in self._replicas.items():
+            if self._told.get(model) != replica.ready:
+                self._told[model] = replica.ready
+                self.channel.send(Kind.STATE, model, replica.ready)
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
@@ -120,25 +138,44 @@ class _Host:
         del self._batches[batch.number]
         batch.let_go()
         replica = self._replicas[batch.model]
+        head = (batch.number, seconds, replica.ready, replica.stages.totals())
+        self._told[batch.model] = replica.ready
+        try:
+            self._send_replies(head, replies)
+        except Exception as exc:  # of one model's headers, which may be anything
+            logger.error("replies of model '%s' cannot be sent", replica.settings.name, exc_info=exc)
+            error = RuntimeError("a reply cannot be sent")
+            self._send_replies(head, [failure(waiting.call, error) for waiting in batch.waiting])
+
+    def _send_replies(self, head: tuple[Any, ...], replies: Sequence[Reply]) -> None:
         writer = self.channel.writer()
         encoded = [encode_reply(reply, writer) for reply in replies]
-        fields = (batch.number, seconds, replica.ready, replica.stages.totals(), encoded)
-        self.channel.send(Kind.DONE, *fields, writer=writer)
+        self.channel.send(Kind.DONE, *head, encoded, writer=writer)
 
     # Streams
 
     def _open(self, number: int, model: int, scope: dict[str, Any] | None) -> None:
-        stream = self._streams[number] = _Stream()
-        work = (
-            self._infer(number, model, stream) if scope is None else self._serve(number, model, stream, scope)
-        )
-        stream.task = self._spawn(self._run_stream(number, work))
+        stream = self._streams[number] = _Stream(partial(self._taken, number))
+        work = self._infer(number, model, stream) if scope is None else None
+        stream.task = self._spawn(work or self._serve(number, model, stream, scope or {}))
+        # A callback, since a task that is cancelled at once never gets to its own end.
+        stream.task.add_done_callback(partial(self._stream_ended, number))
+
+    def _taken(self, number: int) -> None:
+        """The model took an item out of a stream, on its own thread."""
+        self._loop.call_soon_threadsafe(self.channel.send, Kind.MORE, number)
+
+    def _stream_ended(self, number: int, task: asyncio.Task[None]) -> None:
+        del self._streams[number]
+        exc = None if task.cancelled() else task.exception()
+        self.channel.send(Kind.ENDED, number, None if exc is None else describe_error(exc))
 
     def _heard_of_stream(self, stream: _Stream, kind: Kind, fields: list[Any], reader: Reader) -> None:
         if kind == Kind.PUT:
             item, body = fields[1], reader.take(fields[2])
             if isinstance(item, dict):
                 stream.received.put_nowait({**item, "body": bytes(body)})
+                self.channel.send(Kind.MORE, fields[0])
             else:
                 wire, headers = item
                 stream.calls.put(Call(body, self._headers[headers], wire))
@@ -149,17 +186,6 @@ class _Host:
             stream.room.release()
         elif kind == Kind.CLOSE and stream.task is not None:
             stream.task.cancel()
-
-    async def _run_stream(self, number: int, work: Any) -> None:
-        error: list[Any] | None = None
-        try:
-            await work
-        except asyncio.CancelledError:
-            pass
-        except Exception as exc:
-            error = describe_error(exc)
-        del self._streams[number]
-        self.channel.send(Kind.ENDED, number, error)
 
     async def _send(self, number: int, stream: _Stream, item: Any, body: Any) -> None:
         await stream.room.acquire()
@@ -227,8 +253,18 @@ class _Host:
     ) -> dict[str, Any]:
         loaded = self._loaded.pop(model, None)
         replica = LocalReplica(ModelSettings.model_validate(settings), events, loaded)
-        description = await replica.load()
+        self._loading.add(model)
+        try:
+            description = await replica.load()
+        finally:
+            self._loading.discard(model)
+        if model in self._unwanted:
+            # The front has given up on it, and forgotten it.
+            self._unwanted.discard(model)
+            await replica.close()
+            raise MLServerError(f"model '{replica.settings.name}' was unloaded before it was loaded", 409)
         self._replicas[model] = replica
+        self._told[model] = description.ready
         if description.handlers:
             from mlserver.rest.custom import build_handlers
 
@@ -245,10 +281,14 @@ class _Host:
         }
 
     async def answer_unload(self, model: int) -> None:
-        replica = self._replicas.pop(model, None)
-        self._handlers.pop(model, None)
+        if model in self._loading:
+            self._unwanted.add(model)
+        replica = self._replicas.get(model)
         if replica is not None:
             await replica.close()
+            self._replicas.pop(model, None)
+            self._handlers.pop(model, None)
+            self._told.pop(model, None)
             del replica
             give_back_memory()
 
@@ -295,6 +335,13 @@ def end_with_the_front() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+async def _tell_states(host: _Host) -> None:
+    """A model may change its mind about being ready while nobody asks it anything."""
+    while True:
+        await asyncio.sleep(_STATES)
+        host.tell_states()
+
+
 async def _serve(loaded: dict[int, MLModel], descriptor: int, replies: int = -1, requests: int = -1) -> None:
     over = asyncio.Event()
     host = _Host(loaded)
@@ -304,7 +351,9 @@ async def _serve(loaded: dict[int, MLModel], descriptor: int, replies: int = -1,
     connection = socket.socket(fileno=descriptor)
     connection.setblocking(False)
     await asyncio.get_running_loop().create_connection(lambda: host.channel, sock=connection)
+    telling = asyncio.ensure_future(_tell_states(host))
     await over.wait()
+    telling.cancel()
     sys.stdout.flush()
     sys.stderr.flush()
     _run_exit_hooks()

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlserver.env import Environment, environment_of, own_environment
-from mlserver.errors import MLServerError
+from mlserver.errors import MLServerError, ModelNotFound
 from mlserver.logging import logger
-from mlserver.parallel.channel import Kind, Reader
+from mlserver.parallel.channel import Kind, Reader, discard
 from mlserver.parallel.errors import WorkerStop
 from mlserver.parallel.process import SHARED_SETTINGS, Worker
 from mlserver.parallel.replica import WorkerReplica
@@ -57,6 +57,7 @@ class Slot:
         queue_seen: Histogram | None = None,
     ) -> None:
         self.replicas: dict[int, WorkerReplica] = {}
+        self.placed: set[WorkerReplica] = set()  # these, and those that are still to be loaded
         # Where workers are forked from, once it has loaded what it is to have; None to start them afresh.
         self.template: asyncio.Future[Template | None] | None = None
         self._settings = settings
@@ -100,6 +101,8 @@ class Slot:
             raise
         finally:
             self._starting = None
+        if worker.ended.done():
+            raise WorkerStop(worker.ended.result())
         self._worker = worker
         return worker
 
@@ -125,9 +128,10 @@ class Slot:
         """Raises what the model's code raises, WorkerStop when the worker ends over it."""
         worker = await self.worker()
         told = await self._load_in(worker, replica)
-        if replica.closed or self._worker is not worker:
+        if replica.closed:
+            raise ModelNotFound(replica.settings.name, replica.settings.version)
+        if self._worker is not worker or worker.channel is None:
             raise WorkerStop(worker.ended.result() if worker.ended.done() else 0)
-        assert worker.channel is not None
         self.replicas[replica.number] = replica
         return replica.loaded(worker.channel, told)
 
@@ -139,7 +143,8 @@ class Slot:
 
     async def unload(self, replica: WorkerReplica) -> None:
         self.replicas.pop(replica.number, None)
-        if self._worker is not None and replica.alive:
+        self.placed.discard(replica)
+        if self._worker is not None:
             try:
                 await self._worker.ask("unload", replica.number)
             except WorkerStop:
@@ -160,8 +165,15 @@ class Slot:
 
     def _heard(self, kind: Kind, fields: list[Any], reader: Reader) -> None:
         number = fields[0]
+        if kind == Kind.STATE:
+            replica = self.replicas.get(number)
+            if replica is not None:
+                replica.ready = fields[1]
+                replica.changed()
+            return
         owner = self._owners.get(number)
         if owner is None:
+            discard(kind, fields, reader)
             return
         if kind == Kind.DONE:
             del self._owners[number]
@@ -169,10 +181,12 @@ class Slot:
 
     # Its end, and the next one
 
-    def _ended(self, code: int) -> None:
-        worker, self._worker = self._worker, None
-        if worker is None or self._closing:
-            return  # it had not started yet, which whoever started it is told; or it was to end
+    def _ended(self, worker: Worker, code: int) -> None:
+        if self._worker is not worker:
+            return  # it had not started yet, which whoever started it is told
+        self._worker = None
+        if self._closing:
+            return
         reason = WorkerStop(code)
         logger.error("Worker %d of %s ended: %s", worker.pid, self._name, reason)
         lived = time.monotonic() - self._born
@@ -199,7 +213,7 @@ class Slot:
             try:
                 worker = await self._start()
                 await self._load_again(worker)
-            except (WorkerStop, OSError, MLServerError) as exc:
+            except Exception as exc:  # whatever it is, the slot must not stay empty
                 logger.error("A worker of %s could not be started: %s", self._name, exc)
                 self._pause = pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
                 continue
@@ -220,7 +234,8 @@ class Slot:
                 replica.ended(coming=False)
                 replica.changed()
                 continue
-            assert worker.channel is not None
+            if self._worker is not worker or worker.channel is None:
+                raise WorkerStop(worker.ended.result() if worker.ended.done() else 0)
             if replica.closed:
                 await worker.ask("unload", replica.number)
             else:
@@ -251,14 +266,25 @@ class InferencePool:
     def choose(self, replicas: int | None) -> list[Slot]:
         """The slots for the copies of a model: all, or as many as it wants, the emptiest first."""
         if replicas is None:
-            return self.slots
+            return self.slots[: self._settings.parallel_workers]
         while len(self.slots) < replicas:
             self.slots.append(self._slot(len(self.slots)))
-        return sorted(self.slots, key=lambda slot: len(slot.replicas))[:replicas]
+        return sorted(self.slots, key=lambda slot: len(slot.placed))[:replicas]
 
     @property
     def empty(self) -> bool:
-        return not any(slot.replicas for slot in self.slots)
+        return not any(slot.placed for slot in self.slots)
+
+    @property
+    def serves(self) -> bool:
+        return any(slot.replicas for slot in self.slots)
+
+    async def shrink(self) -> None:
+        """End the workers that a model had added, and that nobody needs any more."""
+        own = self._settings.parallel_workers
+        unused = [slot for slot in self.slots[own:] if not slot.placed]
+        self.slots = [slot for slot in self.slots if slot not in unused]
+        await asyncio.gather(*(slot.close() for slot in unused))
 
     def start(self, models: dict[int, dict[str, Any]]) -> None:
         """Start the workers before the first model asks for them. models: those that will, by number."""
@@ -338,20 +364,27 @@ class InferencePoolRegistry:
             environment = await asyncio.to_thread(environment_of, settings, self._settings)
             key = "-".join(filter(None, (environment.key, gid)))
             pool = self._pool(key, environment)
-        if self._settings.trial_load and not pool.empty:
+        if self._settings.trial_load and pool.serves:
             await pool.try_load(settings, events)
         # What was loaded ahead for these settings is theirs alone: a reload has others.
         number = self._reserved.pop(id(settings), 0) or next(self._numbers)
         slots = pool.choose(settings.replicas)
         gone = functools.partial(self._release, key)
-        return [WorkerReplica(settings, events, slot, number, gone) for slot in slots]
+        replicas = [WorkerReplica(settings, events, slot, number, gone) for slot in slots]
+        for slot, replica in zip(slots, replicas, strict=True):
+            slot.placed.add(replica)
+        return replicas
 
     async def _release(self, key: str) -> None:
         """A copy left this pool. One that nobody is in any more is closed, but for the default one."""
         pool = self._pools.get(key)
-        if key and pool is not None and pool.empty:
+        if pool is None:
+            return
+        if key and pool.empty:
             del self._pools[key]
             await pool.close()
+        else:
+            await pool.shrink()
 
     @property
     def pools(self) -> list[InferencePool]:

@@ -37,8 +37,8 @@ _LAST_BREATH = 1.0
 class Worker:
     """A worker process, from its start to its end; another one takes its place then.
 
-    on_batch: gets DONE and AWAITS, on_stream: ITEM and ENDED. on_end: called once, with the exit code as
-    `subprocess` gives it: negative for a signal.
+    on_frame: gets what it says of batches, streams and models. on_end: called once, with this and the exit
+    code as `subprocess` gives it: negative for a signal.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Worker:
         environment: Environment,
         variables: dict[str, str],
         on_frame: Callable[[Kind, list[Any], Reader], None],
-        on_end: Callable[[int], None],
+        on_end: Callable[[Worker, int], None],
     ) -> None:
         self._settings = settings
         self._environment = environment
@@ -153,10 +153,11 @@ class Worker:
         self.ended.set_result(code)
         if self.channel is not None:
             self.channel.fail_asked(WorkerStop(code))
-            self.channel.close()
+            self.channel.detach()
+            self.channel = None
         if self._arena is not None:
             self._arena.close()
-        self._on_end(code)
+        self._on_end(self, code)
 
 
 def _shared_file() -> int:

@@ -6,10 +6,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from mlserver.errors import WorkerUnavailable
 from mlserver.executor import Call, Reply, Stages
 from mlserver.handlers.custom import CustomHandler
 from mlserver.logging import logger
-from mlserver.parallel.channel import Channel, Kind, Reader, decode_reply, encode_call, rebuild_error
+from mlserver.parallel.channel import (
+    Channel,
+    Kind,
+    Reader,
+    decode_reply,
+    discard,
+    encode_call,
+    rebuild_error,
+)
 from mlserver.parallel.errors import WorkerStop
 from mlserver.replica import Batch, Calls, Description, LocalReplica
 from mlserver.types import MetadataModelResponse
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
     from mlserver.settings import ModelSettings
 
 __all__ = ["WorkerReplica"]
+
+# Items of a stream that may be on their way to the worker before its model has taken them.
+_STREAM_AHEAD = 8
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -54,6 +66,7 @@ class WorkerReplica:
         self._stages = Stages()
         self._batches: dict[int, Batch] = {}
         self._streams: dict[int, asyncio.Queue[Any]] = {}
+        self._room: dict[int, asyncio.Semaphore] = {}  # for items on their way to the worker
 
     @property
     def alive(self) -> bool:
@@ -110,7 +123,10 @@ class WorkerReplica:
 
     def run(self, batch: Batch) -> None:
         channel = self._channel
-        assert channel is not None
+        if channel is None:
+            batch.lost("its worker ended")
+            return
+        channel.make_room(len(batch.waiting))
         number = batch.number = self._slot.register(self)
         self._batches[number] = batch
         writer = channel.writer()
@@ -131,17 +147,21 @@ class WorkerReplica:
         if kind == Kind.DONE:
             _, seconds, self.ready, stages, encoded = fields
             self._stages = Stages(*stages)
+            replies = [decode_reply(reply, reader) for reply in encoded]
             batch = self._batches.pop(number, None)
             if batch is not None:
-                batch.done([decode_reply(reply, reader) for reply in encoded], seconds)
+                batch.done(replies, seconds)
         elif kind == Kind.AWAITS:
             if number in self._batches:
                 self._batches[number].awaits()
-        elif number in self._streams:
-            if kind == Kind.ITEM:
-                self._streams[number].put_nowait((fields[1], reader.take(fields[2])))
-            else:
-                self._streams[number].put_nowait(_END if fields[1] is None else rebuild_error(fields[1]))
+        elif number not in self._streams:
+            discard(kind, fields, reader)
+        elif kind == Kind.ITEM:
+            self._streams[number].put_nowait((fields[1], reader.take(fields[2])))
+        elif kind == Kind.MORE:
+            self._room[number].release()
+        else:
+            self._streams[number].put_nowait(_END if fields[1] is None else rebuild_error(fields[1]))
 
     # Streams
 
@@ -163,13 +183,15 @@ class WorkerReplica:
         """Open a stream, feed it from `source`, and give what comes back: pairs of an item and bytes."""
         channel = self._channel
         if channel is None:
-            raise WorkerStop(0)
+            raise WorkerUnavailable(self.settings.name)
         number = self._slot.register(self)
         queue: asyncio.Queue[Any] = asyncio.Queue()
         self._streams[number] = queue
+        room = self._room[number] = asyncio.Semaphore(_STREAM_AHEAD)
         channel.send(Kind.OPEN, number, self.number, scope)
         feed = _feed_calls if scope is None else _feed_messages
-        feeding = asyncio.ensure_future(feed(channel, number, source))
+        feeding = asyncio.ensure_future(feed(channel, number, source, room))
+        feeding.add_done_callback(lambda task: _tell_failure(task, queue))
         over = False
         try:
             while True:
@@ -184,7 +206,10 @@ class WorkerReplica:
                 yield item
         finally:
             feeding.cancel()
-            del self._streams[number]
+            item = None  # blocks of shared memory must not wait for the collector
+            while not queue.empty():
+                queue.get_nowait()
+            del self._streams[number], self._room[number]
             self._slot.forget(number)
             if not over:
                 channel.send(Kind.CLOSE, number)
@@ -200,21 +225,29 @@ def _nobody_cares() -> None:
     pass
 
 
-async def _feed_calls(channel: Channel, number: int, calls: Calls) -> None:
+def _tell_failure(feeding: asyncio.Task[None], queue: asyncio.Queue[Any]) -> None:
+    if not feeding.cancelled() and (exc := feeding.exception()) is not None:
+        queue.put_nowait(exc)
+
+
+async def _feed_calls(channel: Channel, number: int, calls: Calls, room: asyncio.Semaphore) -> None:
     call: Call
     async for call in calls:
+        await room.acquire()
+        channel.make_room(1)
         writer = channel.writer()
         wire, headers, slot = encode_call(call, channel, writer)
         channel.send(Kind.PUT, number, (wire, headers), slot, writer=writer)
     channel.send(Kind.END, number)
 
 
-async def _feed_messages(channel: Channel, number: int, receive: Receive) -> None:
+async def _feed_messages(channel: Channel, number: int, receive: Receive, room: asyncio.Semaphore) -> None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             channel.send(Kind.END, number)
             return
+        await room.acquire()
         writer = channel.writer()
         slot = writer.add(message.get("body", b""))
         plain = {key: value for key, value in message.items() if key != "body"}

@@ -151,12 +151,12 @@ class _Remote:
         self._loaded = loaded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replica = self._loaded.replicas.one()
-        assert isinstance(replica, WorkerReplica)
         plain = {key: scope[key] for key in _PLAIN if key in scope}
-        async with aclosing(replica.serve(plain, receive)) as messages:
-            async for message in messages:
-                await send(message)
+        with self._loaded.replicas.talk() as replica:
+            assert isinstance(replica, WorkerReplica)
+            async with aclosing(replica.serve(plain, receive)) as messages:
+                async for message in messages:
+                    await send(message)
 
 
 # What of a scope can be sent to another process, and says something there.
