@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mlserver.artefact import ArtefactModel
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec
-from mlserver.errors import InferenceError, InvalidModelURI, MLServerError
-from mlserver.model import MLModel
+from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -31,7 +31,6 @@ from mlserver.types import (
     RequestOutput,
     ResponseOutput,
 )
-from mlserver.utils import get_model_uri
 
 __all__ = [
     "PICKLES",
@@ -298,7 +297,7 @@ class Fitted:
         return None
 
 
-class TabularModel(MLModel):
+class TabularModel(ArtefactModel):
     """Serves a model of rows and columns, by one output per method of the model.
 
     A runtime sets `platform_name`, `filenames` (looked for in a folder, in this order) and `output_names`
@@ -311,19 +310,12 @@ class TabularModel(MLModel):
     inline = True
     rows_independent = True
 
-    platform_name: ClassVar[str] = ""
-    filenames: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("predict", "predict_proba")
 
-    _model: Any = None
     _fitted: Fitted | None = None
     _default_outputs: list[RequestOutput]
 
     # For runtimes to override
-
-    def _read(self, path: str) -> Any:
-        """The library's object for the artefact at `path`. What it raises becomes an error of the load."""
-        raise NotImplementedError
 
     def _open(self, model: Any) -> Fitted:
         """What the library's object can do."""
@@ -358,25 +350,7 @@ class TabularModel(MLModel):
 
     # Load
 
-    async def load(self) -> bool:
-        path = await get_model_uri(self._settings, wellknown_filenames=list(self.filenames))
-        self._model = self._read_or_explain(path)
-        self._about()
-        return True
-
-    def _read_or_explain(self, path: str) -> Any:
-        if os.path.isdir(path):
-            raise InvalidModelURI(self.name, f"{path} holds none of {', '.join(self.filenames)}")
-        try:
-            return self._read(path)
-        except Exception as exc:
-            cause = f"{type(exc).__name__}: {exc}".split("\nStack trace", 1)[0].strip()
-            raise MLServerError(
-                f"Model {self.name}: the artefact {path} cannot be read: {cause}", 500
-            ) from exc
-
     def _about(self) -> Fitted:
-        """What is known of the model, anew when somebody put another one in place."""
         fitted = self._fitted
         if fitted is not None and fitted.model is self._model:
             return fitted
@@ -403,7 +377,6 @@ class TabularModel(MLModel):
 
     async def metadata(self) -> MetadataModelResponse:
         metadata = await super().metadata()
-        metadata.platform = metadata.platform or self.platform_name
         columns_listed = (
             self._fitted is not None and self._fitted.features.names and not self._settings.inputs
         )

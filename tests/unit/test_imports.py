@@ -21,7 +21,9 @@ LAYERS = [
     {"types"},
     {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"},
     {"metrics", "model", "batching", "tls"},
-    {"listening", "tabular"},
+    {"listening", "artefact"},
+    {"tabular"},
+    {"signature"},
     {"grpc._define"},
     {"grpc.dataplane_pb2", "grpc.model_repository_pb2", "grpc.health_pb2"}
     | {"grpc.reflection_pb2", "grpc.reflection_v1alpha_pb2"},

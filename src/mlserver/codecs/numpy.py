@@ -174,6 +174,12 @@ def _masked_to_list(array: Any, datatype: str) -> list[Any]:
 
 def _to_ndarray(tensor: RequestInput | ResponseOutput) -> Array:
     """The array that a tensor holds; see `NumpyCodec.decode_input`."""
+    array = view_of(tensor)
+    return array if array.flags.writeable else array.copy()
+
+
+def view_of(tensor: RequestInput | ResponseOutput) -> Array:
+    """What `NumpyCodec.decode_input` gives, but perhaps the memory of the tensor, not to be written to."""
     data, shape = tensor.data, tensor.shape
     datatype = datatype_name(tensor.datatype)
     if type(data) is not TensorData:
@@ -184,7 +190,7 @@ def _to_ndarray(tensor: RequestInput | ResponseOutput) -> Array:
             array = reshape(array, shape, "the tensor")
     except CodecError as exc:
         raise type(exc)(f"'{tensor.name}': {exc.reason}") from exc
-    return array if array.flags.writeable else array.copy()
+    return array
 
 
 def _bytes_to_array(values: Any, shape: Any) -> Array:
