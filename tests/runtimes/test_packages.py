@@ -21,6 +21,7 @@ CLASSES = {
     "xgboost": "XGBoostModel",
     "lightgbm": "LightGBMModel",
     "catboost": "CatboostModel",
+    "onnx": "OnnxModel",
 }
 
 
@@ -39,7 +40,15 @@ def test_R56_names_and_versions(name: str, cls: str) -> None:
     assert f"mlserver_{name}.{cls}" in (home / project["readme"]).read_text()
 
 
-PUBLIC = {"mlserver", "mlserver.codecs", "mlserver.errors", "mlserver.tabular", "mlserver.types"}
+PUBLIC = {
+    "mlserver",
+    "mlserver.artefact",
+    "mlserver.codecs",
+    "mlserver.errors",
+    "mlserver.signature",
+    "mlserver.tabular",
+    "mlserver.types",
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)
