@@ -8,12 +8,13 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from mlserver.errors import InvalidModelURI, MLServerError
+from mlserver.importing import import_class
 from mlserver.model import MLModel
 from mlserver.settings import ModelSettings
 from mlserver.types import MetadataModelResponse
 from mlserver.utils import get_model_uri
 
-__all__ = ["ArtefactModel", "options_of"]
+__all__ = ["ArtefactModel", "import_beside", "options_of"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -81,6 +82,15 @@ def options_of(settings: ModelSettings, kind: type[T]) -> T:
         return msgspec.convert(extra or {}, kind)
     except msgspec.ValidationError as exc:
         raise MLServerError(f"Model {settings.name}: parameters.extra: {exc}", 422) from exc
+
+
+def import_beside(settings: ModelSettings, path: str) -> Any:
+    """The object at `module.name`, modules beside the settings file of a model first.
+
+    Raises ImportError, or what the module raises.
+    """
+    source = settings._source
+    return import_class(path, os.path.dirname(os.path.abspath(source)) if source else None)
 
 
 def _quoted(names: Any) -> str:

@@ -6,8 +6,9 @@ and named, before the library sees it; what is right reaches the library as it c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mlserver.types import (
     ResponseOutput,
 )
 
-__all__ = ["Signature", "TensorModel", "TensorSpec"]
+__all__ = ["Signature", "TensorModel", "TensorSpec", "check_outputs"]
 
 Dimension = int | str | None
 
@@ -61,41 +62,64 @@ class TensorSpec:
         shape = [-1] if self.shape is None else [d if isinstance(d, int) else -1 for d in self.shape]
         return MetadataTensor(name=self.name, datatype=self.datatype, shape=shape)
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape has the right rank, and the right size in dimensions of a fixed one."""
+        return self.shape is None or (
+            len(shape) == len(self.shape)
+            and all(
+                size == expected or not isinstance(expected, int)
+                for size, expected in zip(shape, self.shape, strict=True)
+            )
+        )
+
     def shown_shape(self) -> str:
         """The shape for a message, such as `[batch, 3, ?]`."""
         return f"[{', '.join('?' if d is None else str(d) for d in self.shape or ())}]"
 
 
 class Signature:
-    """The inputs that a model takes and the outputs that it gives, in its order."""
+    """The inputs that a model takes and the outputs that it gives, in its order.
 
-    def __init__(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec] = ()) -> None:
+    outputs: empty where they are known only once the model was run.
+    by_position: whether the only input of a request may have any name if the model needs just one.
+    bounds: the least and the greatest number that the name of a dimension may stand for.
+    """
+
+    def __init__(
+        self,
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec] = (),
+        by_position: bool = False,
+        bounds: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    ) -> None:
         self.inputs = {spec.name: spec for spec in inputs}
         self.outputs = {spec.name: spec for spec in outputs}
         self._all_outputs = [RequestOutput(name=name) for name in self.outputs]
+        needed = [spec for spec in self.inputs.values() if spec.required]
+        self._bounds = bounds
+        self._only_input = needed[0] if by_position and len(needed) == 1 else None
 
     @property
     def rows_independent(self) -> bool:
         """Whether the first dimension of all tensors is of any size, and by its name the same one."""
+        if not self.outputs:
+            return False
         firsts = set()
         for spec in (*self.inputs.values(), *self.outputs.values()):
             if not spec.shape or isinstance(spec.shape[0], int):
                 return False
             firsts.add(spec.shape[0])
-        return bool(firsts) and len(firsts - {None}) <= 1
+        return len(firsts - {None}) <= 1
 
     def wanted(self, payload: InferenceRequest) -> list[RequestOutput]:
-        """The outputs that a request asks for; all, if it names none.
+        """The outputs that a request asks for; all that are known, if it names none.
 
-        Raises InferenceError for those that the model does not give.
+        Raises InferenceError for those that the model is known not to give.
         """
         if not payload.outputs:
             return self._all_outputs
-        for output in payload.outputs:
-            if output.name not in self.outputs:
-                raise InferenceError(
-                    f"the model has no output '{output.name}': it gives {quoted(self.outputs)}"
-                )
+        if self.outputs:
+            check_outputs([output.name for output in payload.outputs], self.outputs)
         return payload.outputs
 
     def arrays(self, payload: InferenceRequest, model: MLModel) -> dict[str, Any]:
@@ -104,11 +128,13 @@ class Signature:
         They are the memory that the request came in, where that holds such arrays: not to be written to, if
         their flags say so. Raises InferenceError or CodecError that names the input which does not fit.
         """
-        self._check_names(payload.inputs)
+        inputs, only = payload.inputs, self._only_input
+        if only is not None and len(inputs) == 1 and inputs[0].name not in self.inputs:
+            return {only.name: self._array_of(inputs[0], only, {}, model)}
+        self._check_names(inputs)
         sizes: dict[str, tuple[str, int]] = {}
         return {
-            tensor.name: _array_of(tensor, self.inputs[tensor.name], sizes, model)
-            for tensor in payload.inputs
+            tensor.name: self._array_of(tensor, self.inputs[tensor.name], sizes, model) for tensor in inputs
         }
 
     def _check_names(self, inputs: Sequence[RequestInput]) -> None:
@@ -131,41 +157,52 @@ class Signature:
                 f"the request {' and '.join(faults)}: the model expects {quoted(self.inputs) or 'no inputs'}"
             )
 
-
-def _array_of(
-    tensor: RequestInput, spec: TensorSpec, sizes: dict[str, tuple[str, int]], model: MLModel
-) -> Any:
-    datatype = datatype_name(tensor.datatype)
-    if datatype != spec.datatype and (spec.datatype is not None or datatype == "BYTES"):
-        expected = spec.datatype or "numbers"
-        raise InferenceError(
-            f"input '{tensor.name}' has datatype {datatype}, but the model expects {expected}"
-        )
-    array = _texts(tensor, model) if datatype == "BYTES" else view_of(tensor)
-    if spec.shape is None:
+    def _array_of(
+        self, tensor: RequestInput, spec: TensorSpec, sizes: dict[str, tuple[str, int]], model: MLModel
+    ) -> Any:
+        datatype = datatype_name(tensor.datatype)
+        if datatype != spec.datatype and (spec.datatype is not None or datatype == "BYTES"):
+            expected = spec.datatype or "numbers"
+            raise InferenceError(
+                f"input '{tensor.name}' has datatype {datatype}, but the model expects {expected}"
+            )
+        array = _texts(tensor, model) if datatype == "BYTES" else view_of(tensor)
+        rank = 2 if spec.shape is None else len(spec.shape)
+        if rank < 2 and array.ndim == rank + 1 and array.shape[-1] == 1:
+            array = array[..., 0]  # codecs give scalars and vectors a last dimension of 1
+        fault = self._misfit(tensor.name, array.shape, spec, sizes)
+        if fault is not None:
+            raise InferenceError(f"input '{tensor.name}' {fault}")
         return array
-    rank = len(spec.shape)
-    if rank < 2 and array.ndim == rank + 1 and array.shape[-1] == 1:
-        array = array[..., 0]  # codecs give scalars and vectors a last dimension of 1
-    fits = array.ndim == rank and all(
-        size == expected or not isinstance(expected, int)
-        for size, expected in zip(array.shape, spec.shape, strict=True)
-    )
-    if not fits:
-        raise InferenceError(
-            f"input '{tensor.name}' has shape {list(array.shape)}, but the model expects {spec.shown_shape()}"
-        )
-    if rank and array.shape[0] == 0:
-        raise InferenceError(f"input '{tensor.name}' is empty (shape {list(array.shape)})")
-    for size, dimension in zip(array.shape, spec.shape, strict=True):
-        if isinstance(dimension, str):
-            other, known = sizes.setdefault(dimension, (tensor.name, size))
-            if known != size:
-                raise InferenceError(
-                    f"input '{tensor.name}' has shape {list(array.shape)}, where {spec.shown_shape()} is "
-                    f"expected, but '{dimension}' is {known} in input '{other}'"
-                )
-    return array
+
+    def _misfit(
+        self, name: str, shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, tuple[str, int]]
+    ) -> str | None:
+        """What is wrong with a shape, in words that follow the name of the input.
+
+        sizes: for names of dimensions that were met, the input that told their size, and that.
+        """
+        if not spec.fits(shape):
+            return f"has shape {list(shape)}, but the model expects {spec.shown_shape()}"
+        if shape and shape[0] == 0:
+            return f"is empty (shape {list(shape)})"
+        for size, dimension in zip(shape, spec.shape or (), strict=False):
+            if isinstance(dimension, str):
+                least, most = self._bounds.get(dimension, (0, size))
+                other, known = sizes.setdefault(dimension, (name, size))
+                where = f"has shape {list(shape)}, where {spec.shown_shape()} is expected, but '{dimension}'"
+                if not least <= size <= most:
+                    return f"{where} may be {least} to {most}"
+                if known != size:
+                    return f"{where} is {known} in input '{other}'"
+        return None
+
+
+def check_outputs(wanted: Iterable[str], given: Collection[str]) -> None:
+    """Raises InferenceError that names an output which is wanted, but not given."""
+    for name in wanted:
+        if name not in given:
+            raise InferenceError(f"the model has no output '{name}': it gives {quoted(given)}")
 
 
 def _texts(tensor: RequestInput, model: MLModel) -> Any:
@@ -196,8 +233,11 @@ class TensorModel(ArtefactModel):
         """What the library's object takes and gives."""
         raise NotImplementedError
 
-    def _run(self, arrays: dict[str, Any], names: list[str]) -> list[Any]:
-        """The values of the outputs of these names, as numpy arrays or what numpy makes arrays of."""
+    def _run(self, arrays: dict[str, Any], names: list[str]) -> dict[str, Any]:
+        """The arrays of the outputs of these names, or of all where none is named, by name.
+
+        Uses `check_outputs` if only now is known which outputs there are.
+        """
         raise NotImplementedError
 
     def _refusal(self, exc: Exception) -> str | None:
@@ -229,7 +269,8 @@ class TensorModel(ArtefactModel):
                 raise
             shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
             raise InferenceError(f"the inputs ({shapes}) do not suit the model: {refusal}") from exc
-        outputs = [self._encode(result, output) for result, output in zip(results, wanted, strict=True)]
+        wanted = wanted or [RequestOutput(name=name) for name in results]
+        outputs = [self._encode(results[output.name], output) for output in wanted]
         return InferenceResponse.build(model_name=self.name, model_version=self.version, outputs=outputs)
 
     def _encode(self, result: Any, output: RequestOutput) -> ResponseOutput:

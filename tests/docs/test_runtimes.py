@@ -16,7 +16,7 @@ from tests.running import process, serving, write_model
 PAGES = DOCS / "runtimes"
 
 
-@pytest.mark.parametrize("library", ["sklearn", "xgboost", "lightgbm", "catboost", "onnx"])
+@pytest.mark.parametrize("library", ["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch"])
 def test_train_serve_ask(library: str, tmp_path: Path) -> None:
     page = PAGES / f"{library}.md"
     (tmp_path / "train.py").write_text(blocks(page, "python file=train.py")[0])

@@ -10,6 +10,13 @@ import pytest
 from tests.examples.test_tabular import ask, quality
 
 
+def test_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask("torch", tmp_path)
+    assert quality(capsys.readouterr().out) > 0.9
+    assert answer["label"].tolist() == [0]
+    assert answer["scores"].shape == (1, 10) and answer["scores"].argmax() == 0
+
+
 def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = ask("onnx", tmp_path)
     assert quality(capsys.readouterr().out) > 0.9

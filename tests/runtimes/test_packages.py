@@ -22,6 +22,7 @@ CLASSES = {
     "lightgbm": "LightGBMModel",
     "catboost": "CatboostModel",
     "onnx": "OnnxModel",
+    "torch": "TorchModel",
 }
 
 

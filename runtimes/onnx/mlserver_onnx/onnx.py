@@ -91,9 +91,10 @@ class OnnxModel(TensorModel):
             )
         return TensorSpec(node.name, datatype, _shape(node), required)
 
-    def _run(self, arrays: dict[str, Any], names: list[str]) -> list[Any]:
+    def _run(self, arrays: dict[str, Any], names: list[str]) -> dict[str, Any]:
         results = self._model.run(names, arrays, self._quiet)
-        return [_matrix(result) if type(result) is list else result for result in results]
+        results = [_matrix(result) if type(result) is list else result for result in results]
+        return dict(zip(names, results, strict=True))
 
     def _refusal(self, exc: Exception) -> str | None:
         match = _ERROR.search(str(exc))
