@@ -12,22 +12,34 @@ from typing import TYPE_CHECKING, Any
 from mlserver.version import __version__
 
 if TYPE_CHECKING:
+    from mlserver.function import from_function
     from mlserver.metrics import log, register
     from mlserver.model import MLModel
     from mlserver.server import MLServer
     from mlserver.settings import ModelSettings, Settings
 
-__all__ = ["MLModel", "MLServer", "ModelSettings", "Settings", "__version__", "log", "register"]
+__all__ = [
+    "MLModel",
+    "MLServer",
+    "ModelSettings",
+    "Settings",
+    "__version__",
+    "from_function",
+    "log",
+    "register",
+]
 
 _HOMES = {
     "MLModel": "mlserver.model",
     "MLServer": "mlserver.server",
     "ModelSettings": "mlserver.settings",
     "Settings": "mlserver.settings",
+    "from_function": "mlserver.function",
     "log": "mlserver.metrics",
     "register": "mlserver.metrics",
 }
 _SUBMODULES = {
+    "artefact",
     "batching",
     "cache",
     "cloudevents",
@@ -35,6 +47,7 @@ _SUBMODULES = {
     "context",
     "env",
     "errors",
+    "function",
     "grpc",
     "handlers",
     "kafka",
@@ -48,6 +61,7 @@ _SUBMODULES = {
     "rest",
     "server",
     "settings",
+    "signature",
     "tabular",
     "types",
     "utils",

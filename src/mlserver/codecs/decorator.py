@@ -17,6 +17,7 @@ from mlserver.codecs.base import (
     find_request_codec_by_type_hint,
     without_none,
 )
+from mlserver.codecs.scalar import SCALARS
 from mlserver.codecs.utils import DefaultOutputPrefix
 from mlserver.errors import CodecNotFound, InputsNotFound, OutputNotFound
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
@@ -50,26 +51,41 @@ def decode_args(
 class SignatureCodec(RequestCodec):
     """Turns requests into the keyword arguments of a function, and what it returns into responses."""
 
-    def __init__(self, predict: Callable[..., Any]) -> None:
+    def __init__(self, predict: Callable[..., Any], is_method: bool = True) -> None:
+        """is_method: whether its first parameter is the model itself. Without, hints may be `int` and such."""
         signature = inspect.signature(predict, eval_str=True)
+        self._scalars = {} if is_method else SCALARS
         self._inputs: dict[str, InputCodecLike] = {}
         self._requests: dict[str, RequestCodecLike] = {}
         self._whole: list[str] = []
-        for name, parameter in list(signature.parameters.items())[1:]:
+        for name, parameter in list(signature.parameters.items())[is_method:]:
             if parameter.annotation is not parameter.empty:
                 self._add_parameter(name, parameter.annotation)
         self._hints, self._any_number = _return_hints(signature.return_annotation)
-        self._outputs = [_codec_of_output(hint) for hint in self._hints]
+        self._outputs = [self._codec_of_output(hint) for hint in self._hints]
 
     def _add_parameter(self, name: str, hint: Any) -> None:
         if without_none(hint) is InferenceRequest:
             self._whole.append(name)
-        elif (input_codec := find_input_codec_by_type_hint(hint)) is not None:
+        elif (input_codec := self._input_codec(hint)) is not None:
             self._inputs[name] = input_codec
         elif (request_codec := find_request_codec_by_type_hint(hint)) is not None:
             self._requests[name] = request_codec
         else:
             raise CodecNotFound(name, str(hint), is_input=True)
+
+    def _input_codec(self, hint: Any) -> InputCodecLike | None:
+        wanted = without_none(hint)
+        scalar = self._scalars.get(wanted) if isinstance(wanted, type) else None
+        return scalar or find_input_codec_by_type_hint(hint)
+
+    def _codec_of_output(self, hint: Any) -> Any:
+        if canonical_hint(hint) is InferenceResponse:
+            return None
+        codec = self._input_codec(hint) or find_request_codec_by_type_hint(hint)
+        if codec is None:
+            raise CodecNotFound(payload_type=str(hint))
+        return codec
 
     def decode_request(self, request: InferenceRequest) -> dict[str, Any]:  # type: ignore[override]
         """The keyword arguments for a request. A parameter without an input is left out."""
@@ -131,15 +147,6 @@ def _return_hints(annotation: Any) -> tuple[list[Any], bool]:
             return [hints[0]], True
         return list(hints), False
     return [annotation], False
-
-
-def _codec_of_output(hint: Any) -> Any:
-    if canonical_hint(hint) is InferenceResponse:
-        return None
-    codec = find_input_codec_by_type_hint(hint) or find_request_codec_by_type_hint(hint)
-    if codec is None:
-        raise CodecNotFound(payload_type=str(hint))
-    return codec
 
 
 def _is_request_codec(codec: Any) -> bool:

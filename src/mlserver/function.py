@@ -1,0 +1,87 @@
+"""A plain function as a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, overload
+
+from mlserver.codecs.base import without_none
+from mlserver.codecs.decorator import SignatureCodec
+from mlserver.errors import InferenceError, MLServerError, OutputNotFound
+from mlserver.model import MLModel
+from mlserver.types import InferenceRequest, InferenceResponse
+
+__all__ = ["FunctionModel", "from_function"]
+
+Function = Callable[..., Any]
+
+
+class FunctionModel(MLModel):
+    """What `from_function` makes. `function` is the plain function."""
+
+    function: ClassVar[Function]
+    _codec: ClassVar[SignatureCodec]
+    _required: ClassVar[list[str]]
+    _optional: ClassVar[list[str]]
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        arguments: dict[str, Any] = {**dict.fromkeys(self._optional), **self._codec.decode_request(payload)}
+        missing = [f"'{name}'" for name in self._required if name not in arguments]
+        if missing:
+            raise InferenceError(f"the request lacks input{'s'[: len(missing) > 1]} {', '.join(missing)}")
+        returned = type(self).function(**arguments)
+        if inspect.isawaitable(returned):
+            returned = await returned
+        try:
+            return self._codec.encode_response(self.name, returned, self.version)
+        except OutputNotFound as exc:
+            raise MLServerError(str(exc), 500) from exc  # the function did not keep to its own hint
+
+
+@overload
+def from_function(function: Function, *, rows_independent: bool = ...) -> type[FunctionModel]: ...
+@overload
+def from_function(*, rows_independent: bool = ...) -> Callable[[Function], type[FunctionModel]]: ...
+def from_function(function: Function | None = None, *, rows_independent: bool = False) -> Any:
+    """A runtime class that answers with what a function returns; also a decorator.
+
+    The type hints of the function say how inputs are decoded and outputs encoded, as in `decode_args`:
+    arrays, lists, DataFrames; and single values. Each parameter takes the input of its name; those with a
+    default, and `Optional` ones, may be left out. The function may be `async`. A plain one runs on the model's
+    own thread and may take its time.
+
+    rows_independent: promises that each output row depends on the same input row alone.
+    Raises TypeError for a parameter without a hint or a name, and where no hint says what is returned;
+    CodecNotFound for a hint that nothing decodes.
+    """
+    if function is None:
+        return lambda function: from_function(function, rows_independent=rows_independent)
+    signature = inspect.signature(function, eval_str=True)
+    called = getattr(function, "__name__", "the function")
+    for name, parameter in signature.parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{called}: parameter '{name}' cannot be given by its name")
+        if parameter.annotation is parameter.empty:
+            raise TypeError(f"{called}: parameter '{name}' needs a type hint")
+    if signature.return_annotation is signature.empty:
+        raise TypeError(f"{called}: what it returns needs a type hint")
+    without_default = [p for p in signature.parameters.values() if p.default is p.empty]
+    optional = [p.name for p in without_default if without_none(p.annotation) is not p.annotation]
+    members = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "__qualname__": getattr(function, "__qualname__", called),
+        "function": staticmethod(function),
+        "predict": _predict,
+        "rows_independent": rows_independent,
+        "_codec": SignatureCodec(function, is_method=False),
+        "_required": [p.name for p in without_default if p.name not in optional],
+        "_optional": optional,
+    }
+    return type(called, (FunctionModel,), members)
+
+
+async def _predict(self: Any, payload: InferenceRequest) -> InferenceResponse:
+    # Promises hold for the class that has its own `predict`.
+    return await FunctionModel.predict(self, payload)

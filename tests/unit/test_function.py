@@ -1,0 +1,170 @@
+"""`from_function`: a plain function as a model."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlserver
+from mlserver import MLModel, ModelSettings
+from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.errors import CodecError, CodecNotFound, InferenceError, InputsNotFound, MLServerError
+from mlserver.model import promises
+from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
+from tests.docs.test_docs import DOCS, blocks
+from tests.running import process, serving, write_model
+
+
+async def ask(cls: type[MLModel], **inputs: Any) -> InferenceResponse:
+    """Lists are encoded as texts, all else as arrays."""
+    model = cls(ModelSettings(name="m", implementation=cls))
+    assert await model.load()
+    encoded = [
+        StringCodec.encode_input(name, value)
+        if isinstance(value, list)
+        else NumpyCodec.encode_input(name, np.asarray(value))
+        for name, value in inputs.items()
+    ]
+    return await model.predict(InferenceRequest(inputs=encoded))
+
+
+@mlserver.from_function
+def double(x: np.ndarray) -> np.ndarray:
+    """Twice as much."""
+    return x * 2
+
+
+async def test_a_function_of_an_array() -> None:
+    (output,) = (await ask(double, x=np.array([[1, 2]]))).outputs
+    assert (output.name, output.datatype, output.data.root) == ("output-0", "INT64", [2, 4])
+    assert (double.__name__, double.__module__, double.__doc__) == ("double", __name__, "Twice as much.")
+    assert double.function(21) == 42
+    assert not promises(double(ModelSettings(name="m", implementation=double)), "rows_independent")
+
+
+async def test_an_async_function_with_defaults_and_two_outputs() -> None:
+    @mlserver.from_function(rows_independent=True)
+    async def model(
+        texts: list[str], times: int = 2, suffix: str | None = None, *, upper: bool | None
+    ) -> tuple[list[str], int]:
+        repeated = [text * times + (suffix or "") for text in texts]
+        return [text.upper() for text in repeated] if upper else repeated, len(texts)
+
+    texts, count = (await ask(model, texts=["a", "b"])).outputs
+    assert StringCodec.decode_output(texts) == ["aa", "bb"]
+    assert (count.name, count.datatype, count.shape, count.data.root) == ("output-1", "INT64", [1, 1], [2])
+    texts, _ = (await ask(model, texts=["a"], times=3, suffix=["!"], upper=True)).outputs
+    assert StringCodec.decode_output(texts) == ["AAA!"]
+    assert promises(model(ModelSettings(name="m", implementation=model)), "rows_independent")
+
+
+async def test_a_function_of_a_frame() -> None:
+    @mlserver.from_function
+    def model(frame: pd.DataFrame, factor: float = 1) -> pd.DataFrame:
+        return frame.assign(area=frame["w"] * frame["h"] * factor)
+
+    (w, h, area) = (await ask(model, w=np.array([1, 2]), h=np.array([3, 4]), factor=2)).outputs
+    assert [w.name, h.name, area.name] == ["w", "h", "area"]
+    assert area.data.root == [6.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        (int, 1.5, "'x' must hold one int, but holds 1.5"),
+        (int, [1, 2], "'x' must hold one value, but holds 2"),
+        (int, np.array([], dtype=int), "'x' must hold one value, but holds 0"),
+        (bool, 2, "'x' must hold one bool, but holds 2"),
+        (float, np.array(["a"]), "'x' must hold one float, but holds 'a'"),
+        (str, 1, "'x' must hold one str, but holds "),
+    ],
+)
+async def test_single_values_that_do_not_fit(kind: Any, value: Any, text: str) -> None:
+    def function(x: Any) -> int:
+        raise AssertionError
+
+    function.__annotations__["x"] = kind
+    with pytest.raises(CodecError, match=text) as caught:
+        await ask(mlserver.from_function(function), x=np.asarray(value))
+    assert caught.value.status_code == 400
+
+
+async def test_requests_that_do_not_fit() -> None:
+    @mlserver.from_function
+    def model(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a + b
+
+    with pytest.raises(InferenceError, match="the request lacks input 'b'"):
+        await ask(model, a=1)
+    with pytest.raises(InferenceError, match="the request lacks inputs 'a', 'b'"):
+        await ask(model)
+    with pytest.raises(InputsNotFound, match=r"Input 'c' was not found\. Available inputs are 'a', 'b'"):
+        await ask(model, a=1, b=1, c=1)
+    tensor = RequestInput(name="a", datatype="FP32", shape=[2], data=[1])
+    with pytest.raises(CodecError, match="'a': the tensor has shape"):
+        await model(ModelSettings(name="m", implementation=model)).predict(InferenceRequest(inputs=[tensor]))
+
+
+async def test_a_function_that_breaks_its_own_promise() -> None:
+    @mlserver.from_function
+    def model(x: np.ndarray) -> list[str]:
+        return x  # type: ignore[return-value]
+
+    with pytest.raises(MLServerError) as caught:
+        await ask(model, x=1)
+    assert caught.value.status_code == 500
+
+
+def test_functions_that_are_no_models() -> None:
+    def no_hint(x) -> int: ...  # type: ignore[no-untyped-def]
+    def no_return(x: int): ...  # type: ignore[no-untyped-def]
+    def any_number(*x: int) -> int: ...  # type: ignore[empty-body]
+    def unknown(x: set[int]) -> int: ...  # type: ignore[empty-body]
+
+    for function, error, text in (
+        (no_hint, TypeError, "no_hint: parameter 'x' needs a type hint"),
+        (no_return, TypeError, "no_return: what it returns needs a type hint"),
+        (any_number, TypeError, "any_number: parameter 'x' cannot be given by its name"),
+        (unknown, CodecNotFound, "with name 'x'"),
+    ):
+        with pytest.raises(error, match=text):
+            mlserver.from_function(function)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    page = DOCS / "runtimes" / "function.md"
+    (tmp_path / "models.py").write_text(blocks(page, "python file=models.py")[0])
+    (tmp_path / "model-settings.json").write_text(blocks(page, "json file=model-settings.json")[0])
+    with process(tmp_path) as server:  # in a worker
+        exec(blocks(page, "python client")[0], {"server": server.url})
+
+
+SLOW = """
+import time
+import mlserver
+
+@mlserver.from_function
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+"""
+
+
+def test_a_function_that_blocks_holds_up_nobody_else(tmp_path: Path) -> None:
+    write_model(tmp_path, "slow", "models.slow", SLOW)
+    tensor = {"name": "seconds", "shape": [1], "datatype": "FP64", "data": [1.5]}
+    with serving(tmp_path) as server, ThreadPoolExecutor(1) as caller:  # without workers, the worst case
+        answer = caller.submit(server.infer, "slow", {"inputs": [tensor]})
+        answered = 0
+        while not answer.done():
+            assert server.get("/v2/health/live").ok
+            answered += not answer.done()
+            time.sleep(0.02)
+        assert answer.result().json()["outputs"][0]["data"] == [1.5]
+    assert answered > 1
