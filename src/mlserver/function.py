@@ -48,8 +48,8 @@ def from_function(function: Function | None = None, *, rows_independent: bool = 
 
     The type hints of the function say how inputs are decoded and outputs encoded, as in `decode_args`:
     arrays, lists, DataFrames; and single values. Each parameter takes the input of its name; those with a
-    default, and `Optional` ones, may be left out. The function may be `async`. A plain one runs on the model's
-    own thread and may take its time.
+    default, and `Optional` ones, may be left out. The function may be `async`. A plain one runs on the thread
+    of the model and may take its time.
 
     rows_independent: promises that each output row depends on the same input row alone.
     Raises TypeError for a parameter without a hint or a name, and where no hint says what is returned;

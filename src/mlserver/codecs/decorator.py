@@ -52,7 +52,7 @@ class SignatureCodec(RequestCodec):
     """Turns requests into the keyword arguments of a function, and what it returns into responses."""
 
     def __init__(self, predict: Callable[..., Any], is_method: bool = True) -> None:
-        """is_method: whether its first parameter is the model itself. Without, hints may be `int` and such."""
+        """is_method: whether its first parameter is the model itself. Without, hints may be `int`, too."""
         signature = inspect.signature(predict, eval_str=True)
         self._scalars = {} if is_method else SCALARS
         self._inputs: dict[str, InputCodecLike] = {}
