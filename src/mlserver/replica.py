@@ -115,11 +115,13 @@ class Batch:
 class Description:
     """What a loaded copy tells of its model.
 
-    ready: what `load` returned. merges: whether calls may share a batch. handlers: custom REST routes.
+    ready: what `load` returned. merges: whether calls may share a batch. streams: whether it has a
+    `predict_stream` of its own. handlers: custom REST routes.
     """
 
     ready: bool
     merges: bool
+    streams: bool = False
     handlers: list[CustomHandler] = field(default_factory=list)
 
 
@@ -311,7 +313,8 @@ class LocalReplica:
         self._inline = promises(model, "inline")
         self._executor = executor
         handlers = [handler for handler, _ in get_custom_handlers(model)]
-        return Description(model.ready, executor.merges, handlers)
+        streams = type(model).predict_stream is not MLModel.predict_stream
+        return Description(model.ready, executor.merges, streams, handlers)
 
     async def close(self) -> None:
         """Finish what is in flight, unload the model, end its thread."""

@@ -8,12 +8,15 @@ import gzip
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import hpack
 import pytest
 
 from mlserver.grpc import dataplane_pb2 as pb
+from mlserver.grpc.connection import GrpcProtocol
+from mlserver.grpc.framing import Assembler
 from mlserver.grpc.status import Code
 from mlserver.wire.http2 import PREFACE, ErrorCode, encode_headers
 from tests.fuzz.mutate import resident_mib
@@ -61,6 +64,7 @@ from tests.server.grpc_raw import (
     message,
     released,
     request_headers,
+    taken,
     wait_until_at_rest,
 )
 from tests.server.raw import open_gates, seen
@@ -292,6 +296,29 @@ def test_rapid_reset(server: GrpcListening, path: bytes) -> None:
     assert code is ErrorCode.ENHANCE_YOUR_CALM
 
 
+def test_calls_of_nothing_are_read_a_little_at_a_time(server: GrpcListening) -> None:
+    """They are answered at once, so neither the number of streams nor that of resets stops them."""
+    block = request_headers(b"/nobody.Service/Nothing")
+    reads: list[tuple[int, int]] = []
+    received = GrpcProtocol.buffer_updated
+
+    def note(self: GrpcProtocol, nbytes: int) -> None:
+        received(self, nbytes)
+        reads.append((nbytes, self._in_vain))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GrpcProtocol, "buffer_updated", note)
+        with connected(server) as client:
+            for start in range(1, 20_001, 2_000):
+                streams = range(start, start + 2_000, 2)
+                client.send(b"".join(headers(stream, block, end=True) for stream in streams))
+            client.reply(streams[-1])
+            assert {reply.code for reply in client.replies.values() if reply.ended} == {Code.UNIMPLEMENTED}
+            assert client.send(call(20_001)).reply(20_001).values == [1, 2]
+    after_many = [now for (_, in_vain), (now, _) in pairwise(reads) if in_vain > 64]
+    assert len(after_many) > 20 and max(after_many) <= 16 * 1024
+
+
 def test_calls_that_are_reset_once_their_model_has_begun(server: GrpcListening) -> None:
     body = data(0, message(infer("waits", id="rapid")), end=True)
 
@@ -389,6 +416,62 @@ def test_tiny_messages_without_end(server: GrpcListening) -> None:
     assert resident_mib() - before < 150
     for client in clients:
         client.vanish()
+
+
+@pytest.mark.parametrize(
+    ("path", "frames"),
+    [(INFER, [100_000]), (STREAM, [100_000]), (STREAM, [5] * 20_000)],
+    ids=["unary", "many a frame", "one a frame"],
+)
+def test_tiny_messages_leave_turns_to_others(server: GrpcListening, path: bytes, frames: list[int]) -> None:
+    """However many messages there are in what was read, only some are looked at in one turn."""
+    looked: list[int] = []
+    feed = Assembler.feed
+
+    def count(self: Assembler, *args: Any) -> Any:
+        messages, rest = feed(self, *args)
+        looked.append(len(messages))
+        return messages, rest
+
+    key = f"turns {len(frames)}"
+    first = message(infer("takes", id=key))
+    with pytest.MonkeyPatch.context() as patch, connected(server) as client:
+        patch.setattr(Assembler, "feed", count)
+        client.send(headers(1, request_headers(path)), data(1, first))
+        if path == STREAM:
+            client.until(lambda: client.replies[1].body)
+        client.send(b"".join(data(1, bytes(size)) for size in frames)).ping()
+        assert sum(looked) < 200
+        if path == INFER:
+            assert client.reply(1).code is Code.INTERNAL
+            return
+        released.add(key)
+        client.send(data(1, end=True))
+        assert client.reply(1).code is Code.OK
+        assert taken[key] == sum(frames) // 5 and max(looked) <= 16
+
+
+def test_a_stream_that_came_before_its_model_was_ready_for_it(server: GrpcListening) -> None:
+    """All of it is kept as it came, and nothing is lost, cut or out of order."""
+    requests = [infer("streams", count=1, id=f"{n}") for n in range(2_000)]
+    content = b"".join(map(message, requests))
+    with connected(server) as client:
+        client.give(10_000_000).send(settings([(WINDOW, 10_000_000)]))
+        sent = [data(1, content[at : at + 7_001]) for at in range(0, len(content), 7_001)]
+        client.send(headers(1, request_headers(STREAM)) + b"".join(sent) + data(1, end=True))
+        reply = client.reply(1)
+        assert reply.code is Code.OK
+    assembler = Assembler(float("inf"))
+    answers, rest = assembler.feed(memoryview(reply.body))
+    assert len(answers) == 2_000 and not rest and not assembler.incomplete
+
+
+def test_a_stream_that_ends_within_a_message(server: GrpcListening) -> None:
+    content = message(infer("streams", count=1)) * 50
+    with connected(server) as client:
+        client.send(headers(1, request_headers(STREAM)), data(1, content[:-1], end=True))
+        reply = client.reply(1)
+        assert reply.code is Code.INTERNAL and "within a message" in reply.text
 
 
 # Windows
@@ -779,6 +862,33 @@ def test_many_slow_clients_hold_nobody_up(hasty: GrpcListening) -> None:
     wait_for(lambda: len(hasty.connections) <= before, "all of them to be ended")
     for connection in slow:
         connection.close()
+
+
+# The end of a connection
+
+
+def test_what_a_client_still_sends_at_the_end_resets_nothing(server: GrpcListening) -> None:
+    """A closed socket answers with a reset, at which clients throw away what they have not read yet."""
+    before = len(server.connections)
+    with connected(server) as client:
+        client.send(call(1), frame(GOAWAY, 0, 0, bytes(8)))
+        with pytest.raises(Ended):
+            client.until(lambda: False)
+        for _ in range(5):
+            client.send(credit(0, 1), call(3))
+            time.sleep(0.02)
+        assert client.socket.recv(1) == b""
+        assert client.replies[1].values == [1, 2] and not client.replies[3].headers
+    wait_for(lambda: len(server.connections) <= before, "the connection to be forgotten", 5)
+
+
+def test_a_client_that_stays_after_the_end(server: GrpcListening) -> None:
+    before = len(server.connections)
+    with connected(server) as client:
+        client.send(call(1), frame(GOAWAY, 0, 0, bytes(8)))
+        with pytest.raises(Ended):
+            client.until(lambda: False)
+        wait_for(lambda: len(server.connections) <= before, "the connection to be given up", 5)
 
 
 # Clients that vanish

@@ -40,7 +40,7 @@ def fed(data: bytes, sizes: list[int], limit: float = math.inf) -> list[tuple[by
         size = sizes[turn % len(sizes)]
         # The pieces are in one buffer that is used again, as a connection's is.
         buffer = bytearray(data[at : at + size])
-        messages += assembler.feed(memoryview(buffer))
+        messages += assembler.feed(memoryview(buffer))[0]
         buffer[:] = b"\xff" * len(buffer)
         at, turn = at + size, turn + 1
     assert not assembler.incomplete
@@ -73,7 +73,7 @@ def test_a_large_tensor_is_copied_once() -> None:
     assembler = Assembler(math.inf)
     messages = []
     for at in range(0, len(data), 100_000):
-        messages += assembler.feed(memoryview(data)[at : at + 100_000])
+        messages += assembler.feed(memoryview(data)[at : at + 100_000])[0]
     ((message, _),) = messages
     request, raw = decode_request(message)
     assert raw
@@ -85,7 +85,7 @@ def test_a_large_tensor_is_copied_once() -> None:
 
 def test_what_is_announced_takes_little_memory() -> None:
     assembler = Assembler(math.inf)
-    assert assembler.feed(memoryview(prefix_of(2**32 - 1))) == []
+    assert assembler.feed(memoryview(prefix_of(2**32 - 1)))[0] == []
     assert assembler.held <= 8 * MEGABYTE + 16 and assembler.incomplete
 
 

@@ -36,8 +36,11 @@ Pieces = list[bytes | bytearray | memoryview]
 UnaryHandler = Callable[[Body, "UnaryCall"], Awaitable[bytes]]
 StreamHandler = Callable[["Messages", "StreamCall"], AsyncGenerator[Pieces, None]]
 
-# Messages of a stream that may wait for their model before the client gets no more credit.
+# Messages of a stream that may wait for their model before the client gets no more credit. What came before
+# it heard so waits as the bytes that came: five of them may be a message.
 _MOST_WAITING = 16
+# Messages of a stream that are taken in one turn of the loop, however small they are.
+_MOST_A_TURN = 32
 # What a message takes beside its bytes, roughly.
 _MESSAGE_OVERHEAD = 200
 _TINY = 512
@@ -145,8 +148,12 @@ class Call:
             assembler = self._assembler = Assembler(self._server.max_message)
         elif assembler.take(chunk):
             return
+        self.assemble(assembler, chunk)
+
+    def assemble(self, assembler: Assembler, chunk: memoryview) -> None:
+        """Put together what is no simple case."""
         try:
-            messages = assembler.feed(chunk)
+            messages, _ = assembler.feed(chunk, 2)  # a second is one too many, a third is nothing new
         except RpcError as exc:
             self.fail(exc.code, str(exc))
             return
@@ -164,7 +171,7 @@ class Call:
         connection = self._connection
         connection.held += size - self._held
         self._held = size
-        if connection.held > self._server.most_held:
+        if not connection.crowd():
             self.fail(Code.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
 
     @property
@@ -242,6 +249,7 @@ class Call:
             self._server.deadlines.remove(self)
         if self._held:
             self._connection.held -= self._held
+            self._connection.uncrowd()
         self._assembler = None
         self._server.count(self.route.method, code, time.perf_counter() - self._started)
         self.abandon()
@@ -259,9 +267,10 @@ class RefusedCall(Call):
 class _OneMessage(Call):
     """A call whose request is one message."""
 
-    __slots__ = ("_compressed", "_message", "_task")
+    __slots__ = ("_answering", "_compressed", "_message", "_task")
 
     def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
+        self._answering = False
         self._message: Body | None = None
         self._compressed = False
         self._task: Any = None  # what is under way
@@ -283,7 +292,11 @@ class _OneMessage(Call):
         message, self._message = self._message, None
         if message is None:
             self.fail(Code.INTERNAL, "a unary call has one message, there was none")
-        elif self._compressed:
+            return
+        if self._held:
+            self._answering = True
+            self._connection.answering += 1
+        if self._compressed:
             self._server.spawn(self._decompress(message))
         else:
             self.answer(message)
@@ -300,6 +313,11 @@ class _OneMessage(Call):
 
     def answer(self, message: Body) -> None:
         raise NotImplementedError
+
+    def _end(self, code: Code) -> None:
+        if self._answering:
+            self._connection.answering -= 1
+        super()._end(code)
 
     def reply(self, pieces: Pieces, trailers: bytes) -> None:
         """End with a message. Compressed if the request was."""
@@ -319,7 +337,7 @@ class _OneMessage(Call):
             limit = self._server.max_message
             text = f"the reply has {size} bytes, `grpc_max_message_length` allows {limit:.0f}"
             self.fail(Code.RESOURCE_EXHAUSTED, text)
-        elif size > _LARGE and self._connection.http2.pending_bytes + size > self._server.most_held:
+        elif size > _LARGE and self._connection.http2.pending_bytes + size > self._server.most_unread:
             self.fail(Code.RESOURCE_EXHAUSTED, "too many large replies wait on this connection to be read")
         elif size < _LARGE:
             self.finish(trailers, Code.OK, [b"".join((prefix_of(size, compressed), *pieces))])
@@ -411,6 +429,7 @@ class Messages:
 
     def __init__(self, call: StreamCall) -> None:
         self._call = call
+        self._taken = 0
         self._messages: deque[Message] = deque()
         self.size = 0  # in memory, roughly
         self._ended = False
@@ -422,6 +441,11 @@ class Messages:
         if len(self._messages) == _MOST_WAITING:
             self._call.stop_credit()
         self._wake()
+
+    @property
+    def room(self) -> int:
+        """How many more may wait."""
+        return _MOST_WAITING - len(self._messages)
 
     def end(self) -> None:
         self._ended = True
@@ -438,7 +462,10 @@ class Messages:
                 self.size -= len(body) + _MESSAGE_OVERHEAD
                 self._call.hold()
                 if len(self._messages) == _MOST_WAITING // 2:
-                    self._call.give_credit()
+                    self._call.resume()
+                self._taken += 1
+                if self._taken % _MOST_A_TURN == 0:
+                    await asyncio.sleep(0)
                 yield await unpacked(self._call._server, self._call.route, body) if compressed else body
             if self._ended:
                 return
@@ -452,14 +479,55 @@ class StreamCall(Call):
     trailers: the header block that ends the reply; the handler may set it.
     """
 
-    __slots__ = ("_drained", "_messages", "_task", "trailers")
+    __slots__ = ("_backlog", "_drained", "_ended", "_messages", "_task", "trailers")
 
     def __init__(self, connection: GrpcProtocol, stream: Stream, route: Route) -> None:
         self._messages = Messages(self)
+        self._backlog = bytearray()  # what came when enough messages waited
+        self._ended = False
         self._drained: asyncio.Future[None] | None = None
         self.trailers = _OK
         super().__init__(connection, stream, route)
         self._task: asyncio.Task[None] = self._server.spawn(self._run())
+
+    def data(self, chunk: memoryview) -> None:
+        if self._backlog or self._messages.room <= 0:
+            self._backlog += chunk
+            self.hold()
+        else:
+            super().data(chunk)
+
+    def assemble(self, assembler: Assembler, chunk: memoryview) -> None:
+        self._backlog += chunk[self._take(assembler, chunk) :]
+        self.hold()
+
+    def _take(self, assembler: Assembler, chunk: memoryview | bytearray) -> int:
+        """Take as many messages as there is room for; how many bytes they were."""
+        try:
+            messages, rest = assembler.feed(memoryview(chunk), self._messages.room)
+        except RpcError as exc:
+            self.fail(exc.code, str(exc))
+            return len(chunk)
+        for body, compressed in messages:
+            self.message(body, compressed)
+        return len(chunk) - len(rest)
+
+    def end(self) -> None:
+        self._ended = True
+        if not self._backlog:
+            super().end()
+
+    def resume(self) -> None:
+        """There is room for messages again."""
+        if self._backlog:
+            if self._assembler is None:
+                self._assembler = Assembler(self._server.max_message)
+            del self._backlog[: self._take(self._assembler, self._backlog)]  # moves nothing
+            self.hold()
+            if self._ended and not self._backlog:
+                super().end()
+        if self._messages.room >= _MOST_WAITING // 2:
+            self.give_credit()
 
     def message(self, body: Body, compressed: bool) -> None:
         self._count(received=1)
@@ -508,7 +576,7 @@ class StreamCall(Call):
 
     @property
     def waiting(self) -> int:
-        return self._messages.size
+        return self._messages.size + len(self._backlog)
 
     def stop_credit(self) -> None:
         self._connection.http2.hold(self.stream)
@@ -524,6 +592,7 @@ class StreamCall(Call):
             counters.sent += sent
 
     def abandon(self) -> None:
+        self._backlog = bytearray()
         if not self._task.done() and self._task is not asyncio.current_task():
             self._task.cancel()
 

@@ -31,7 +31,11 @@ _CROWDED = 1024 * 1024
 _MOST_QUEUED = 64 * 1024 * 1024
 # What amid a frame makes up for the time it takes, bytes a second: slow is not stalled.
 _SLOWEST = 1024
-# Seconds for which what a client in the wrong still sends is read, so that it sees why its connection ends.
+# Calls that are refused at once are no open streams, and so have no limit: whoever asks for many is read a
+# little at a time, so that others have their turn.
+_MOST_IN_VAIN = 64
+_SMALL_READ = 16 * 1024
+# Seconds for which a client is read after the end: it is to see the last replies, and why there are no more.
 _LINGER = 1.0
 # Pieces below this size are joined before they are written: a list of many costs more than the copy.
 _SMALL_PIECE = 32 * 1024
@@ -49,6 +53,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         "_closing",
         "_deadline",
         "_flushing",
+        "_held_back",
+        "_in_vain",
         "_incomplete",
         "_paused",
         "_pinged",
@@ -60,6 +66,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         "_transport",
         "_unsent",
         "_waiting",
+        "answering",
         "held",
         "http2",
     )
@@ -68,7 +75,9 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self.http2 = Connection(self, server.limits)
-        self.held = 0  # bytes of messages that are still arriving, or wait for the rest of their call
+        self.held = 0  # bytes of messages that are arriving, wait for the rest of their call, or are answered
+        self.answering = 0  # calls that hold some of it and are complete: that comes back by itself
+        self._held_back = False
         self._flushing = False
         self._paused = False  # the socket takes no more for now
         self._reading_paused = False
@@ -81,6 +90,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._stalled_since = 0.0  # since when the client has taken none of that
         self._waiting: list[asyncio.Future[None]] = []  # streams, for the socket to take more
         self._pinged = False
+        self._in_vain = 0  # calls of the last read that were over at once
 
     # asyncio.BufferedProtocol
 
@@ -93,13 +103,18 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self.flush_later()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._in_vain > _MOST_IN_VAIN:
+            return self._server.read_buffer[:_SMALL_READ]
         return self._server.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._closing:
+            return  # all was said; it is read only so that the client is not reset
         http2 = self.http2
         now = _now()
         self._since = now
         self._pinged = False
+        self._in_vain = 0
         http2.receive(self._server.read_buffer[:nbytes], now)
         if not http2.incomplete:
             self._incomplete = _NEVER
@@ -160,11 +175,14 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self._end()
 
     def _end(self) -> None:
-        """All is written: close. A client in the wrong is read on: else it is reset before it reads why."""
+        """All is written: close, but read on until the client does. What it still sends, be it a credit or an
+        acknowledgement, would make the kernel reset a closed connection, and the client lose what it has not
+        read.
+        """
         self._closing = True
         self._stalled_since = now = _now()
         self._deadline = now + _LINGER
-        if self.http2.error and self._transport.can_write_eof():
+        if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()
@@ -180,6 +198,26 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._waiting.append(waiter)
         await waiter
 
+    # Memory
+
+    def crowd(self) -> bool:
+        """Look at what is held; False if that is too much. The client gets no credit while it is a lot and
+        calls are answered, whose memory comes back; who waits for messages to be complete must not wait.
+        """
+        if self.held > self._server.most_held:
+            return False
+        if self.held > self._server.most_held // 2 and self.answering and not self._held_back:
+            self._held_back = True
+            self.http2.hold()
+        return True
+
+    def uncrowd(self) -> None:
+        """Some of what is held was given back."""
+        if self._held_back and (self.held <= self._server.most_held // 2 or not self.answering):
+            self._held_back = False
+            self.http2.release()
+            self.flush_later()
+
     # mlserver.wire.http2.Events
 
     def request(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
@@ -187,10 +225,12 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if route is None:
             route = headers.user = self._server.route(headers)
         call = route.call(self, stream, route)
-        if not call.over:
-            stream.user = call
-            if end_stream:
-                call.end()
+        if call.over:
+            self._in_vain += 1
+            return
+        stream.user = call
+        if end_stream:
+            call.end()
 
     def headers_too_large(self, stream: Stream, end_stream: bool) -> None:
         limit = self._server.limits.max_header_list

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 
 import numpy as np
@@ -97,16 +98,18 @@ class Assembler:
         self._at = end
         return True
 
-    def feed(self, chunk: memoryview) -> list[Message]:
-        """The messages that `chunk` completes, and whether each is compressed. Raises RpcError."""
+    def feed(self, chunk: memoryview, most: int = sys.maxsize) -> tuple[list[Message], memoryview]:
+        """The messages that `chunk` completes, `most` of them, and whether each is compressed; then the part
+        of it that was not looked at. Raises RpcError.
+        """
         complete: list[Message] = []
-        while True:
+        while len(complete) < most and len(chunk):
             block = self._block
             if block is None:
                 missing = _PREFIX - len(self._prefix)
                 self._prefix += bytes(chunk[:missing])
                 if len(self._prefix) < _PREFIX:
-                    return complete
+                    break
                 chunk = chunk[missing:]
                 block = self._start(chunk)
             part = chunk[: self._stop - self._at]
@@ -115,13 +118,12 @@ class Assembler:
                 block = self._grow(block)
             block[self._at : end] = part
             self._at = end
-            if end < self._stop:
-                return complete
             chunk = chunk[len(part) :]
+            if end < self._stop:
+                break
             complete.append((block[self._begin :], self._compressed))
             self._block = None
-            if not len(chunk):
-                return complete
+        return complete, chunk
 
     def _start(self, start: memoryview) -> memoryview:
         """A block for the message whose prefix is here; start: what is there of the message."""

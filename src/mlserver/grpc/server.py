@@ -37,8 +37,9 @@ _READ_BUFFER = 512 * 1024
 # A client with one large message need not wait for credit in the middle of it.
 _STREAM_WINDOW = 16 * 1024 * 1024
 _DEFAULT_MAX_MESSAGE = 100 * 1024 * 1024
-# Messages that are arriving on one connection may take so many times the largest one.
-_HELD_MESSAGES = 4
+# Messages that are arriving on one connection may take so many times the largest one, replies that wait to be
+# read half of it. From half of it on, a client waits for credit as long as some of its calls are answered.
+_HELD_MESSAGES = 8
 _MOST_TARGETS = 1024
 
 _REPLY = ((b":status", b"200"), (b"content-type", b"application/grpc"))
@@ -112,6 +113,7 @@ class GrpcServer:
             limit = _DEFAULT_MAX_MESSAGE
         self.max_message: float = math.inf if limit < 0 else limit
         self.most_held = _HELD_MESSAGES * max(self.max_message, _DEFAULT_MAX_MESSAGE)
+        self.most_unread = self.most_held / 2
         self.limits = Limits(
             max_streams=settings.grpc_max_concurrent_streams,
             stream_window=_STREAM_WINDOW,
@@ -228,7 +230,8 @@ class GrpcServer:
                 _reply_head(coding, accepts),
             )
         except RpcError as exc:
-            return Route(partial(_refuse, exc), None, {}, None, None, frozenset(), head)
+            trailers = encode_status(exc.code, str(exc))
+            return Route(partial(_refuse, trailers, exc.code), None, {}, None, None, frozenset(), head)
 
     def _refuse_http(self, status: bytes) -> Route:
         block = encode_headers([(b":status", status)])
@@ -270,7 +273,7 @@ class GrpcServer:
 
 
 _INTERNAL = (b"grpc-", b":")
-_INTERNAL_NAMES = (b"te", b"content-type")
+_INTERNAL_NAMES = (b"te", b"content-type", b"content-length")
 
 
 def _is_internal(name: bytes) -> bool:
@@ -285,9 +288,10 @@ def _reply_head(coding: str | None, accepts: str) -> bytes:
     return encode_headers(fields)
 
 
-def _refuse(error: RpcError, connection: GrpcProtocol, stream: Stream, route: Route) -> Call:
+def _refuse(trailers: bytes, code: Code, connection: GrpcProtocol, stream: Stream, route: Route) -> Call:
+    """The status is encoded already: who asks in vain may ask often."""
     call = RefusedCall(connection, stream, route)
-    call.fail(error.code, str(error))
+    call.finish(trailers, code)
     return call
 
 

@@ -32,6 +32,7 @@ from mlserver.types import RepositoryIndexResponse
 from mlserver.wire.protobuf import decode_request, encode_stream_error, encode_stream_item, read_head
 
 if TYPE_CHECKING:
+    from mlserver.registry import LoadedModel
     from mlserver.service import Service
     from mlserver.settings import Settings
 
@@ -142,6 +143,7 @@ class _Inference:
             platform=metadata.platform,
             max_batch_size=max(loaded.settings.max_batch_size, 1) if batched else 0,
         )
+        config.model_transaction_policy.decoupled = _streams(loaded)
         for tensor in inputs:
             config.input.add(
                 name=tensor.name, data_type=_data_type(tensor.datatype), dims=tensor.shape[batched:]
@@ -277,20 +279,23 @@ class _Inference:
                 task.cancel()
 
     async def _triton_answers(self, message: Body, call: StreamCall) -> AsyncIterator[Pieces]:
+        request_id = ""
         try:
             request, _ = decode_request(message)
             name, version, request_id = read_head(message)
             target, _ = call._server.target(name, version)
+            streams = _streams(self._service.registry.find(name, version or None))
+            # The response of a model that only predicts is its last; of a stream nobody knows before its end.
+            more = _NOT_FINAL if streams else _FINAL
             calls = Calls.of(Inferring(message, call.route.metadata, "protobuf"))
             async with aclosing(self._service.infer_stream(target, calls)) as replies:
                 async for reply in replies:
-                    yield encode_stream_item(_pieces(reply))
-            if getattr(request.parameters, _TRITON_FINAL, False):
+                    yield encode_stream_item([*_pieces(reply), more])
+            if streams and getattr(request.parameters, _TRITON_FINAL, False):
                 final = pb.ModelInferResponse(model_name=name, model_version=version, id=request_id)
-                final.parameters["triton_final_response"].bool_param = True
-                yield encode_stream_item([final.SerializeToString()])
+                yield encode_stream_item([final.SerializeToString(), _FINAL])
         except Exception as exc:
-            yield [encode_stream_error(describe(exc)[1])]
+            yield [encode_stream_error(describe(exc)[1], request_id)]
 
 
 class _FewCalls(Calls):
@@ -316,6 +321,22 @@ class _FewCalls(Calls):
 
 
 _TRITON_FINAL = "triton_enable_empty_final_response"
+
+
+def _final(whether: bool) -> bytes:
+    """The parameter that tells whether a response is the last one, to stand behind the response."""
+    response = pb.ModelInferResponse()
+    response.parameters["triton_final_response"].bool_param = whether
+    return response.SerializeToString()
+
+
+_FINAL, _NOT_FINAL = _final(True), _final(False)
+
+
+def _streams(loaded: LoadedModel) -> bool:
+    """Whether the model may give any number of responses to one request."""
+    description = loaded.replicas.description
+    return description is not None and description.streams
 
 
 def _pieces(reply: Reply) -> Pieces:

@@ -126,7 +126,10 @@ def _decode_binary(name: str, value: bytes) -> bytes:
 
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
-_RESERVED = ("grpc-", ":", "content-type", "te")
+_RESERVED = re.compile(
+    # What gRPC says itself, and what HTTP forbids in trailers: clients and proxies drop a reply that has it.
+    r"grpc-.*|te|content-type|content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade"
+)
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
@@ -137,7 +140,7 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
         if name.endswith("-bin") and isinstance(value, bytes):
             value = base64.b64encode(value).rstrip(b"=").decode()
         text = str(value)
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(text) or name.startswith(_RESERVED):
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(text) or _RESERVED.fullmatch(name):
             raise ValueError(f"cannot be metadata of a response: {key!r}: {value!r}")
         fields.append((name.encode(), text.encode()))
     return encode_headers(fields)

@@ -277,6 +277,7 @@ class _Host:
         return {
             "ready": description.ready,
             "merges": description.merges,
+            "streams": description.streams,
             "handlers": [(handler.rest_path, handler.rest_method) for handler in description.handlers],
         }
 

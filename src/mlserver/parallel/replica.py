@@ -95,7 +95,7 @@ class WorkerReplica:
         self.ready = told["ready"]
         self.changed()
         handlers = [CustomHandler(path, method) for path, method in told["handlers"]]
-        return Description(told["ready"], told["merges"], handlers)
+        return Description(told["ready"], told["merges"], told["streams"], handlers)
 
     def ended(self, coming: bool) -> None:
         """Its worker ended. coming: whether another is on its way."""

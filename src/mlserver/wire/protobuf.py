@@ -614,9 +614,12 @@ def encode_stream_item(parts: Iterable[Buffer]) -> list[Buffer]:
     return [b"\x12" + _varint(sum(map(len, parts))), *parts]
 
 
-def encode_stream_error(text: str) -> bytes:
-    """An error in a stream of Triton's dialect, which stays open."""
-    return _text(b"\x0a", text)
+def encode_stream_error(text: str, request_id: str = "") -> bytes:
+    """An error in a stream of Triton's dialect, which stays open. request_id: what it is the answer to."""
+    item = pb.ModelStreamInferResponse(error_message=text)
+    if request_id:
+        item.infer_response.id = request_id
+    return item.SerializeToString()
 
 
 class _Cut(NamedTuple):
