@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
 from mlserver.codecs import PandasCodec, StringCodec
 from mlserver.errors import StartError
@@ -20,6 +23,7 @@ from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.server import MLServer
 from mlserver.settings import Settings
+from tests.running import write_model
 from tests.server.grpc_raw import GrpcListening, grpc_server, infer, wait_until_at_rest
 from tests.server.models import events, gates
 
@@ -91,6 +95,40 @@ def test_r32_nan_and_infinities_to_the_bit(stub: Any) -> None:
     assert stub.ModelInfer(infer("numpy", values)).raw_output_contents[0] == values.tobytes()
     answer = stub.ModelInfer(infer("constant", value="infinite"))
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [np.inf, -np.inf, 2.0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_r35_requested_outputs(tmp_path: Path, stream: bool) -> None:
+    rows, classes = load_iris(return_X_y=True)
+    home = write_model(tmp_path, "iris", "mlserver_sklearn.SKLearnModel")
+    estimator = LogisticRegression(max_iter=500).fit(rows, classes)
+    joblib.dump(estimator, home / "model.joblib")
+    request = infer("iris", rows[:3].ravel())
+    request.inputs[0].shape[:] = [3, 4]
+    with grpc_server(tmp_path, {}) as server, grpc.insecure_channel(server.target) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+
+        def ask(*outputs: str) -> Any:
+            request.ClearField("outputs")
+            for name in outputs:
+                request.outputs.add(name=name)
+            if stream:
+                [response] = stub.ModelStreamInfer(iter([request]), timeout=20)
+                return response
+            return stub.ModelInfer(request, timeout=20)
+
+        answer = ask("predict_proba")
+        assert [output.name for output in answer.outputs] == ["predict_proba"]
+        got = np.frombuffer(answer.raw_output_contents[0]).reshape(3, 3)
+        assert np.allclose(got, estimator.predict_proba(rows[:3].astype(np.float32)))
+        both = ask("predict_proba", "predict")
+        assert [output.name for output in both.outputs] == ["predict_proba", "predict"]
+        for names in (["nothing"], ["predict", "nothing"]):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(*names)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "nothing" in caught.value.details()
+        assert server.alarm.lines == []
 
 
 def test_r36_eleven_megabytes_with_defaults(stub: Any) -> None:
