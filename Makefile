@@ -3,6 +3,7 @@
 #   make test    run all quick tests
 #   make test-faults   kill workers, leave calls, overload, reload: minutes
 #   make test-thirdparty  run released runtimes of MLServer 1.7.1 on this server; needs a package index
+#   make test-clients   other people's gRPC clients and proxies, see tests/clients/README.md
 #   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,7 +17,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test test-faults test-thirdparty lint format types protos docs check fuzz bench bench-micro clean
+.PHONY: help serve test test-faults test-thirdparty test-clients lint format types protos docs check fuzz bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -55,6 +56,11 @@ test-faults: $(DEV)
 
 test-thirdparty: $(DEV)
 	$(BIN)/python -m pytest tests/thirdparty/released.py
+
+# Installs what comes from PyPI and npm beside the project; what is not there is skipped, with the reason.
+test-clients: $(DEV)
+	$(BIN)/python -m tests.clients.prepare
+	$(BIN)/python -m pytest tests/clients -m clients -rs
 
 lint: $(DEV)
 	$(BIN)/ruff check .
