@@ -160,6 +160,3 @@ class Peer:
     def writable(self, stream: Stream) -> None:
         assert not stream.pending
         self._note("writable", stream)
-
-    def pong(self, payload: bytes) -> None:
-        self.events.append(("pong", payload))

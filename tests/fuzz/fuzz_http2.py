@@ -43,7 +43,6 @@ LIMITS = Limits(
     max_frame=16_384,
     max_header_list=600,
     max_header_block=900,
-    max_continuations=3,
     max_resets=5,
     max_control_frames=30,
     max_unread_control=2_000,
@@ -122,9 +121,9 @@ class Caller(Peer):
         connection = self.connection
         streams = connection._streams.values()
         assert len(streams) <= LIMITS.max_streams and not any(stream.closed for stream in streams)
-        assert connection._queued == sum(stream.pending for stream in streams)
-        assert connection._output_size == 0 and len(connection._partial) <= LIMITS.max_header_block + 9
-        assert len(connection._block or b"") <= LIMITS.max_header_block
+        assert connection.queued_bytes == sum(stream.pending for stream in streams)
+        assert connection.output_bytes == 0 and len(connection._partial) <= LIMITS.max_header_block + 9
+        assert len(connection._block) <= LIMITS.max_header_block
         assert len(connection._headers.known) <= 32
         assert connection.error is None or not streams
         for stream in connection._waiting.values():
@@ -197,7 +196,7 @@ class Fuzzer:
         if error is None:
             caller.connection.shutdown()
             caller.connection.close()
-            assert not caller.connection.open_streams and not caller.connection._queued
+            assert not caller.connection.open_streams and not caller.connection.queued_bytes
         return told, sent, error, caller.connection.reason
 
     def _cut(self, data: bytes) -> list[bytes]:

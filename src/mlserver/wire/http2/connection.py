@@ -13,16 +13,18 @@ It knows no socket, no task and no clock; the caller brings bytes and the time, 
 A **stream** is in `_streams` from its headers until it is over: when its reply was sent to the end, or when
 either side reset it. A reply that ends before its request makes us reset the stream with NO_ERROR (RFC
 9113, 8.1), so that nobody uploads into the void and no stream is half-closed by us. Of a closed stream
-remains nothing; of those that *we* reset, the last few hundred ids, because the client may have sent frames
-before it knew.
+remains nothing: ids only grow, so those below `_next_id` are closed. Two short memories tell them apart:
+`_reset_ids`, which *we* reset, as the client may have sent frames before it knew, and `_skipped`, which were
+never opened.
 
 **Windows.** What we may send is kept per stream and in total; data that fits neither waits in the stream's
-`_Queue`, and streams that wait for the connection's window take turns. What the client may send is credited
-as it arrives, half a window at a time, unless the caller says `hold`.
+queue, and streams that wait for the connection's window take turns. What the client may send is credited as
+it arrives, half a window at a time, unless the caller says `hold`.
 
-**Errors** of a stream reset it, and `Events.reset` is told; errors of the connection send GOAWAY, and
-`receive` says False from then on. **Floods**: each frame that brings no work is counted against a budget
-that real work refills; resets have a budget of their own; so have unread acknowledgements.
+**Errors** of a stream reset it, and `Events.reset` is told; errors of the connection are raised as
+`ConnectionFault` from wherever they are found, `receive` sends GOAWAY and says False from then on.
+**Floods**: each frame that brings no work is counted against a budget that real work refills; resets have a
+budget of their own; so have unread acknowledgements.
 
 What is not here: priorities (RFC 9113 deprecates them), server push, and the comparison of content-length
 with DATA, which is for whoever reads the body.
@@ -31,13 +33,14 @@ with DATA, which is for whoever reads the body.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
-from struct import Struct, unpack_from
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Protocol
 
 from mlserver.wire.http2 import frames
-from mlserver.wire.http2.frames import END_STREAM, MAX_ID, MAX_WINDOW, ConnectionFault, ErrorCode, Limits
-from mlserver.wire.http2.headers import BlockDecoder, Headers, trailers_fault
+from mlserver.wire.http2.frames import DATA, END_STREAM, HEADERS, MAX_ID, ConnectionFault, ErrorCode, Limits
+from mlserver.wire.http2.headers import BlockDecoder, Headers
 
 __all__ = ["Connection", "Events", "Stream"]
 
@@ -46,24 +49,26 @@ Buffer = bytes | bytearray | memoryview
 # A frame header: length and type as one number, flags, stream.
 _FRAME = Struct(">IBI")
 _unpack_frame = _FRAME.unpack_from
-_frame = _FRAME.pack
+_pack_frame = _FRAME.pack
 _FRAME_HEADER = 9
 _SETTING = Struct(">HI")
+_MOST_SETTINGS = 100  # in one frame; there are about ten kinds
 
-# Bits of Stream.state
+# Bits of Stream._state
 _ENDED = 1  # the client has sent END_STREAM
 _ANSWERED = 2  # our headers are on their way
 _FINISHED = 4  # so is our END_STREAM, or it waits in the queue
 _CLOSED = 8
 _HELD = 16
 
-_MOST_SETTINGS = 100  # in one frame; there are about ten kinds
 _REMEMBERED_RESETS = 512
+_REMEMBERED_GAPS = 64
 _TURN = 64 * 1024  # bytes that one stream sends while others wait for the connection's window
 _SHUTDOWN_PING = b"shutdown"
 _EMPTY_TABLE = b"\x20"  # RFC 7541, section 6.3: a dynamic table of 0 bytes
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
     """One request and its reply.
 
@@ -71,15 +76,16 @@ class Stream:
     user: for the caller.
     """
 
-    __slots__ = ("_queue", "_room_in", "_room_out", "_state", "id", "user")
-
-    def __init__(self, stream_id: int, room_in: int, room_out: int, state: int) -> None:
-        self.id = stream_id
-        self.user: Any = None
-        self._state = state
-        self._room_in = room_in  # bytes that the client may still send
-        self._room_out = room_out  # and we; may be negative (RFC 9113, section 6.9.2)
-        self._queue: _Queue | None = None
+    id: int
+    _room_in: int  # bytes that the client may still send
+    _room_out: int  # and we; may be negative (RFC 9113, section 6.9.2)
+    _state: int
+    user: Any = None
+    _queue: deque[memoryview] | None = None  # what waits for a window, None if nothing does
+    # While there is a queue: its bytes, and what comes behind it. None: more may come; b"": END_STREAM; else
+    # the block of the trailers.
+    _pending: int = field(init=False)
+    _end: bytes | None = field(init=False)
 
     @property
     def closed(self) -> bool:
@@ -99,23 +105,7 @@ class Stream:
     @property
     def pending(self) -> int:
         """Bytes of data that wait for the client's permission."""
-        return self._queue.size if self._queue is not None else 0
-
-    def __repr__(self) -> str:
-        return f"<Stream {self.id}>"
-
-
-class _Queue:
-    """What a stream sends when it may."""
-
-    __slots__ = ("blocked", "end", "end_written", "parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: deque[memoryview] = deque()
-        self.size = 0
-        self.end: bytes | None = None  # None: more may come; b"": END_STREAM; else the block of the trailers
-        self.end_written = False  # END_STREAM was on the last DATA frame
-        self.blocked = False  # the caller is to hear when all is sent
+        return 0 if self._queue is None else self._pending
 
 
 class Events(Protocol):
@@ -142,15 +132,15 @@ class Events(Protocol):
     def writable(self, stream: Stream, /) -> None:
         """All that waited on this stream is in the output. For streams whose end was not queued yet."""
 
-    def pong(self, payload: bytes, /) -> None:
-        """The answer to `ping`."""
-
 
 class Connection:
     """See the module. Methods on a closed stream, or on a connection that has ended, do nothing.
 
     error: why the connection ended, None while it has not; reason: the same for a log.
     peer_goaway: the code of the client's GOAWAY, None before. It will open no more streams.
+    output_bytes: what `take_output` would give. Take none while the socket's own buffer is full, and stop
+        reading while this is large.
+    queued_bytes: data that waits for windows. Only reading brings credit for it.
     """
 
     def __init__(self, events: Events, limits: Limits | None = None) -> None:
@@ -164,50 +154,42 @@ class Connection:
         self._preface: bytes = frames.PREFACE  # as much of it as is still to come
         self._greeted = False  # the client's SETTINGS came
         self._partial = bytearray()  # the start of a frame
-        self._rest = 0  # bytes to come of a payload that is passed on in parts, padding not counted
-        self._rest_padding = 0
-        self._rest_stream: Stream | None = None  # whose they are; None to skip them
+        self._needed = _FRAME_HEADER  # how much of it is needed to go on: first its header, to be checked
+        self._rest = 0  # bytes to come of a payload that is passed on in parts
+        self._rest_padding = 0  # and behind them, to be skipped
+        self._rest_stream: Stream | None = None  # whose they are
         self._rest_ends = False
-        self._block: bytearray | None = None  # a header block that is to be continued
-        self._block_id = self._block_flags = self._block_frames = 0
         self._headers = BlockDecoder(limits.max_header_list)
+        self._block = bytearray()  # a header block that is to be continued
+        self._block_id: int | None = None  # on which stream; None: there is none
+        self._block_ends = False
 
         # Streams
         self._streams: dict[int, Stream] = {}
-        self._last_id = 0
-        self._last_accepted: int | None = None  # once final: streams above it are not for us
+        self._next_id = 1  # the smallest that the client may open
+        self._skipped: deque[range] = deque(maxlen=_REMEMBERED_GAPS)
+        self._reset_ids: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
         self._shutting_down = False
-        self._reset_ids: OrderedDict[int, None] = OrderedDict()
+        self._last_accepted = MAX_ID + 1  # less once the line is drawn: streams above it are not for us
 
-        # Windows. Until the client acknowledges a smaller one it may use the default (RFC 9113, 6.9.2).
+        # Windows
         self._room_in = limits.connection_window
-        self._stream_room_in = max(limits.stream_window, frames.DEFAULT_WINDOW)
-        self._held = False
         self._room_out = self._stream_room_out = frames.DEFAULT_WINDOW
         self._max_frame_out = frames.SMALLEST_MAX_FRAME
-        self._short_reply = self._max_frame_out  # replies up to this size take the short way; -1: none does
         self._table_update = b""  # to go before the next header block
 
         # Output
         self._output: list[Buffer] = []
-        self._output_size = 0
-        self._queued = 0
+        self.output_bytes = 0
+        self.queued_bytes = 0
         self._waiting: OrderedDict[int, Stream] = OrderedDict()  # for the connection's window only
 
         # Budgets
-        self._now = 0.0
-        self._counted_since = 0.0
-        self._control = 0
+        self._now = self._counted_since = 0.0
+        self._control = self._resets = self._unread_control = 0
         self._most_control = limits.max_control_frames
-        self._resets = 0
-        self._data_frames = 0
-        self._work_before = 0
-        self._unread_control = 0
+        self._work = self._work_before = 0  # DATA frames that were sent, less ids that were skipped
 
-        self._announce()
-
-    def _announce(self) -> None:
-        limits = self._limits
         settings = (
             (frames.MAX_CONCURRENT_STREAMS, limits.max_streams),
             (frames.INITIAL_WINDOW_SIZE, limits.stream_window),
@@ -216,28 +198,14 @@ class Connection:
         )
         self._write(frames.SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
         if limits.connection_window > frames.DEFAULT_WINDOW:
-            extra = limits.connection_window - frames.DEFAULT_WINDOW
-            self._write(frames.WINDOW_UPDATE, 0, 0, extra.to_bytes(4, "big"))
+            self._write_number(frames.WINDOW_UPDATE, 0, limits.connection_window - frames.DEFAULT_WINDOW)
 
     # What the caller may ask
 
     @property
     def pending_bytes(self) -> int:
-        """What is to be sent and was not taken: output, and data that waits for windows.
-
-        Take no output while the socket's own buffer is full, and stop reading while `output_bytes` is large.
-        """
-        return self._output_size + self._queued
-
-    @property
-    def output_bytes(self) -> int:
-        """What `take_output` would give."""
-        return self._output_size
-
-    @property
-    def queued_bytes(self) -> int:
-        """Data that waits for windows. Only reading brings credit for it."""
-        return self._queued
+        """What is to be sent and was not taken: output, and data that waits for windows."""
+        return self.output_bytes + self.queued_bytes
 
     @property
     def open_streams(self) -> int:
@@ -246,22 +214,19 @@ class Connection:
     @property
     def incomplete(self) -> bool:
         """Whether the client is amid a preface, a frame or a header block, which should not take long."""
-        return bool(
-            not self._greeted or self._partial or self._rest or self._rest_padding or self._block is not None
-        )
+        begun = self._partial or self._rest or self._rest_padding or self._block_id is not None
+        return bool(begun or not self._greeted)
 
     @property
     def finished(self) -> bool:
         """Whether the socket may be closed once the output is written: nothing will follow."""
-        if self.error is not None:
-            return True
-        going = self._last_accepted is not None or self.peer_goaway is not None
-        return going and not self._streams
+        going = self._last_accepted <= MAX_ID or self.peer_goaway is not None
+        return self.error is not None or (going and not self._streams)
 
     def take_output(self) -> list[Buffer]:
         """Everything that is to be written, in order. Buffers of the caller are among it as they came."""
         output, self._output = self._output, []
-        self._output_size = self._unread_control = 0
+        self.output_bytes = self._unread_control = 0
         return output
 
     # Reading
@@ -278,20 +243,24 @@ class Connection:
         view = memoryview(data)
         try:
             if self._preface:
-                self._counted_since = now
                 view = self._read_preface(view)
             if self._partial or self._rest or self._rest_padding:
                 view = self._resume(view)
             taken = self._parse(view)
             if taken < len(view):
                 self._partial += view[taken:]
-            if self._room_in <= self._limits.connection_window >> 1:
-                self._credit_connection()
+            if self._unread_control > self._limits.max_unread_control:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many answers that are not read")
+            window = self._limits.connection_window
+            if self._room_in <= window >> 1 and self.error is None:
+                self._write_number(frames.WINDOW_UPDATE, 0, window - self._room_in)
+                self._room_in = window
         except ConnectionFault as fault:
             self.close(fault.code, fault.reason)
         return self.error is None
 
     def _read_preface(self, view: memoryview) -> memoryview:
+        self._counted_since = self._now
         count = min(len(self._preface), len(view))
         if self._preface[:count] != view[:count]:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 client preface")
@@ -301,47 +270,14 @@ class Connection:
     def _resume(self, view: memoryview) -> memoryview:
         """Complete what was begun in an earlier read; return what is behind it."""
         while self._partial and len(view):
-            needed = self._needed()
-            missing = needed - len(self._partial)
+            missing = self._needed - len(self._partial)
             self._partial += view[:missing]
             view = view[missing:]
-            if len(self._partial) == needed:
-                frame, self._partial = bytes(self._partial), bytearray()
+            if len(self._partial) == self._needed:
+                frame, self._partial, self._needed = bytes(self._partial), bytearray(), _FRAME_HEADER
                 if self._parse(memoryview(frame)) == 0:
-                    self._partial = bytearray(frame)  # its header is right, and asks for more
-        if self._rest or self._rest_padding:
-            view = self._pass_on(view)
-        return view
-
-    def _needed(self) -> int:
-        """How many bytes of the partial frame must be there to go on: first its header, to be checked."""
-        partial = self._partial
-        if len(partial) < _FRAME_HEADER:
-            return _FRAME_HEADER
-        word, flags, _ = _unpack_frame(partial)
-        kind: int = word & 0xFF
-        length: int = word >> 8
-        if kind == frames.DATA:
-            return _FRAME_HEADER + bool(flags & frames.PADDED)
-        if kind == frames.GOAWAY:
-            return _FRAME_HEADER + min(length, 8)
-        return _FRAME_HEADER + (length if kind in _HANDLERS else 0)
-
-    def _pass_on(self, view: memoryview) -> memoryview:
-        """The next part of a payload; return what is behind it."""
-        count = min(self._rest, len(view))
-        stream = self._rest_stream
-        if count:
-            self._rest -= count
-            if stream is not None and not stream._state & _CLOSED:
-                self._deliver(stream, view[:count], self._rest_ends and not self._rest)
-            view = view[count:]
-        if not self._rest:
-            self._rest_stream = None
-            count = min(self._rest_padding, len(view))
-            self._rest_padding -= count
-            view = view[count:]
-        return view
+                    self._partial += frame  # its header is right, and asks for more
+        return self._pass_on(view)
 
     def _parse(self, view: memoryview) -> int:
         """Handle all frames of which there is enough. Returns how many bytes those were."""
@@ -353,7 +289,7 @@ class Connection:
         max_frame, max_streams = limits.max_frame, limits.max_streams
         low = limits.stream_window >> 1
         # Only `_frame` begins and ends a header block or draws the line for new streams.
-        short_way = self._greeted and self._block is None
+        short_way = self._greeted and self._block_id is None
         end = len(view)
         position = 0
         while position + 9 <= end:
@@ -363,18 +299,18 @@ class Connection:
             stop = start + length
             if stop <= end and length <= max_frame and short_way:
                 kind = word & 0xFF
-                if kind == 0 and flags < 2:
+                if kind == DATA and flags < 2:
                     stream = streams.get(stream_id)
                     if (
                         stream is not None
                         and 0 < length <= stream._room_in
                         and length <= self._room_in
-                        and not stream._state & 1
+                        and not stream._state & _ENDED
                     ):
                         self._room_in -= length
                         stream._room_in -= length
                         if flags:
-                            stream._state |= 1
+                            stream._state |= _ENDED
                             on_data(stream, view[start:stop], True)
                         else:
                             on_data(stream, view[start:stop], False)
@@ -382,113 +318,76 @@ class Connection:
                                 self._credit(stream)
                         position = stop
                         continue
-                elif kind == 1 and flags | 1 == 5 and self._last_id < stream_id <= MAX_ID and stream_id & 1:
+                elif kind == HEADERS and flags | 1 == 5 and stream_id == self._next_id <= self._last_accepted:
                     headers = known.get(bytes(view[start:stop]))
-                    if headers is not None and len(streams) < max_streams and self._last_accepted is None:
-                        self._last_id = stream_id
-                        stream = Stream(stream_id, self._stream_room_in, self._stream_room_out, flags & 1)
+                    if headers is not None and len(streams) < max_streams:
+                        self._next_id = stream_id + 2
+                        stream = Stream(stream_id, limits.stream_window, self._stream_room_out, flags & 1)
                         streams[stream_id] = stream
                         on_request(stream, headers, flags == 5)
                         position = stop
                         continue
-            taken = self._frame(view, position)
+            taken = self._frame(view, start, word, flags, stream_id & MAX_ID)
             if taken < 0:
                 break
             position = taken
-            short_way = self._greeted and self._block is None
+            short_way = self._greeted and self._block_id is None
         return position
 
     # The long way: any frame
 
-    def _frame(self, view: memoryview, position: int) -> int:
-        """Handle one frame. Returns where to go on; -1 if more of the frame is needed."""
+    def _frame(self, view: memoryview, start: int, word: int, flags: int, stream_id: int) -> int:
+        """Handle the frame whose payload begins at start. Returns where to go on; -1 if more is needed."""
         if self.error is not None:
             return len(view)  # the caller has closed the connection from within an event
-        word, flags, stream_id = _unpack_frame(view, position)
-        kind: int = word & 0xFF
-        length: int = word >> 8
-        stream_id &= MAX_ID
-        start = position + _FRAME_HEADER
-        stop = start + length
-        self._check_frame(kind, length, flags, stream_id)
-        if kind == frames.DATA:
-            return self._on_data(flags, stream_id, view, start, stop)
-        if kind == frames.GOAWAY and stop > len(view) >= start + 8:
-            self._on_goaway(flags, stream_id, view[start : start + 8])
-            return self._skip(view, start + 8, stop)
-        if kind not in _HANDLERS:  # RFC 9113, section 5.5
-            self._spend()
-            return self._skip(view, start, stop)
-        if stop > len(view):
-            return -1
-        _HANDLERS[kind](self, flags, stream_id, view[start:stop])
-        return stop
-
-    def _check_frame(self, kind: int, length: int, flags: int, stream_id: int) -> None:
-        """What the header of a frame says about it, before any of it is kept."""
+        kind, length = word & 0xFF, word >> 8
+        handler, of_a_stream, least, most = _KINDS.get(kind, _UNKNOWN)
+        # What the header says about the frame, before any of it is kept.
         if length > self._limits.max_frame:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame too large")
         if not self._greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if (self._block is not None) != (kind == frames.CONTINUATION) or (
-            kind == frames.CONTINUATION and stream_id != self._block_id
-        ):
-            raise ConnectionFault(
-                ErrorCode.PROTOCOL_ERROR, "a header block is to be continued, and nothing else is"
-            )
+        if self._block_id != (stream_id if kind == frames.CONTINUATION else None):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "only a header block is continued, and at once")
         if kind == frames.PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "push from a client")
-        if kind in _OF_STREAMS and not stream_id:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame without a stream")
-        if kind in _OF_THE_CONNECTION and stream_id:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame of a stream that is of the connection")
-        size = _SIZES.get(kind, length)
-        if length != size and (kind != frames.GOAWAY or length < size):
+        if of_a_stream not in (None, stream_id > 0):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "on a stream, or on none, against its kind")
+        if not least <= length <= most:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame of the wrong size")
-        if kind in (frames.HEADERS, frames.CONTINUATION) and length > self._limits.max_header_block:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
-        if kind == frames.SETTINGS and length > _MOST_SETTINGS * _SETTING.size:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
+        if kind == DATA:
+            return self._on_data(view, start, length, flags, stream_id)
+        if handler is None:  # RFC 9113, section 5.5: what is unknown is skipped
+            self._spend()
+            self._rest_padding = length
+            return len(view) - len(self._pass_on(view[start:]))
+        if length > self._limits.max_header_block:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "frame too large to be kept")
+        if start + length > len(view):
+            self._needed = _FRAME_HEADER + length
+            return -1
+        if kind != HEADERS:
+            self._spend()
+        handler(self, flags, stream_id, view[start : start + length])
+        return start + length
 
-    def _skip(self, view: memoryview, start: int, stop: int) -> int:
-        end = min(stop, len(view))
-        self._rest = stop - end
-        return max(start, end)
-
-    def _on_data(self, flags: int, stream_id: int, view: memoryview, start: int, stop: int) -> int:
-        length = stop - start
-        padding = 0
+    def _on_data(self, view: memoryview, start: int, length: int, flags: int, stream_id: int) -> int:
+        size, padding = length, 0
         if flags & frames.PADDED:
             if not length:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "padding in an empty frame")
             if start == len(view):
+                self._needed = _FRAME_HEADER + 1
                 return -1
             padding = view[start]
             start += 1
-            if padding >= length:
+            size -= 1 + padding
+            if size < 0:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
         # All of the frame counts, padding too (RFC 9113, section 6.9.1), and from its header on.
         if length > self._room_in:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         self._room_in -= length
-        stream = self._stream_for_data(stream_id, length)
-        size = stop - padding - start
-        ends = bool(flags & END_STREAM)
-        if not size and not ends:
-            self._spend()
-        end = min(start + size, len(view))
-        self._rest, self._rest_padding = start + size - end, padding
-        self._rest_stream, self._rest_ends = stream, ends
-        if stream is not None and (end > start or (ends and not size)):
-            self._deliver(stream, view[start:end], ends and not self._rest)
-        if not self._rest:
-            self._rest_stream = None
-            end = min(stop, len(view))
-            self._rest_padding = stop - end
-        return end
-
-    def _stream_for_data(self, stream_id: int, length: int) -> Stream | None:
-        """The stream that takes a DATA frame, with the frame taken off its window. None: nobody does."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self._closed_stream(stream_id)
@@ -498,10 +397,32 @@ class Connection:
             self._reset_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
         else:
             stream._room_in -= length
-            return stream
-        return None
+        self._rest, self._rest_padding = size, padding
+        self._rest_stream, self._rest_ends = stream, bool(flags & END_STREAM)
+        if not size:
+            if self._rest_ends:
+                self._deliver(view[start:start])
+            else:
+                self._spend()
+        return len(view) - len(self._pass_on(view[start:]))
 
-    def _deliver(self, stream: Stream, chunk: memoryview, ends: bool) -> None:
+    def _pass_on(self, view: memoryview) -> memoryview:
+        """Deliver what there is of a payload that has begun; return what is behind it."""
+        chunk = view[: self._rest]
+        if len(chunk):
+            self._rest -= len(chunk)
+            self._deliver(chunk)
+        if not self._rest:
+            self._rest_stream = None
+        padding = min(self._rest_padding, len(view) - len(chunk))
+        self._rest_padding -= padding
+        return view[len(chunk) + padding :]
+
+    def _deliver(self, chunk: memoryview) -> None:
+        stream = self._rest_stream
+        if stream is None or stream._state & _CLOSED:
+            return
+        ends = self._rest_ends and not self._rest
         if ends:
             stream._state |= _ENDED
         self._events.data(stream, chunk, ends)
@@ -520,63 +441,56 @@ class Connection:
             short = len(payload) < start
             code = ErrorCode.FRAME_SIZE_ERROR if short else ErrorCode.PROTOCOL_ERROR
             raise ConnectionFault(code, "frame shorter than its fields and padding")
-        if flags & frames.END_HEADERS:
-            self._on_block(flags, stream_id, bytes(payload[start:end]))
-        else:
-            self._block = bytearray(payload[start:end])
-            self._block_id, self._block_flags, self._block_frames = stream_id, flags, 0
+        self._block_id, self._block_ends = stream_id, bool(flags & END_STREAM)
+        self._on_block_part(flags, stream_id, payload[start:end])
 
-    def _on_continuation(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
-        block = self._block
-        assert block is not None
-        block += payload
-        self._block_frames += 1
-        if self._block_frames > self._limits.max_continuations or len(block) > self._limits.max_header_block:
+    def _on_block_part(self, flags: int, stream_id: int, payload: memoryview) -> None:
+        """A header block is decoded whatever becomes of it, as the client's table changes."""
+        self._block += payload
+        if len(self._block) > self._limits.max_header_block:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._on_block(self._block_flags, stream_id, bytes(block))
-
-    def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
-        """A complete header block. It is decoded whatever becomes of it, as the client's table changes."""
-        ends = bool(flags & END_STREAM)
+        if not flags & frames.END_HEADERS:
+            return
+        block, self._block, self._block_id = bytes(self._block), bytearray(), None
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._on_trailers(stream, self._headers.decode(block), ends)
-        elif stream_id <= self._last_id:
+            self._on_trailers(stream, *self._headers.decode_trailers(block))
+        elif stream_id >= self._next_id:
+            self._open(stream_id, *self._headers.decode_request(block))
+        elif any(stream_id in gap for gap in self._skipped):  # RFC 9113, section 5.1.1
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "stream below one that was opened")
+        else:
             self._headers.decode(block)
             self._closed_stream(stream_id)
-        else:
-            headers = self._headers.known.get(block)
-            fault = None
-            if headers is None:
-                headers, fault = self._headers.decode_request(block)
-            self._open(stream_id, headers, fault, ends)
 
-    def _open(self, stream_id: int, headers: Headers, fault: str | None, ends: bool) -> None:
-        self._last_id = stream_id
-        if self._last_accepted is not None:
+    def _open(self, stream_id: int, headers: Headers, fault: str | None) -> None:
+        if stream_id > self._next_id:
+            self._skipped.append(range(self._next_id, stream_id))
+            self._work -= (stream_id - self._next_id) // 2
+        self._next_id = stream_id + 2
+        limits, ends = self._limits, self._block_ends
+        if stream_id > self._last_accepted:
             self._spend()  # it was on its way when we said GOAWAY; the client will try elsewhere
         elif fault is not None:
             self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
-        elif len(self._streams) >= self._limits.max_streams:
+        elif len(self._streams) >= limits.max_streams:
             self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
         else:
-            too_large = headers.size > self._limits.max_header_list
+            too_large = headers.size > limits.max_header_list
             if too_large:
                 self._count_reset()
-            stream = Stream(stream_id, self._stream_room_in, self._stream_room_out, _ENDED if ends else 0)
+            state = _ENDED if ends else 0
+            stream = Stream(stream_id, limits.stream_window, self._stream_room_out, state)
             self._streams[stream_id] = stream
             if too_large:
                 self._events.headers_too_large(stream, ends)
             else:
                 self._events.request(stream, headers, ends)
 
-    def _on_trailers(self, stream: Stream, headers: Headers, ends: bool) -> None:
+    def _on_trailers(self, stream: Stream, headers: Headers, fault: str | None) -> None:
         if stream._state & _ENDED:
             self._reset_stream(stream, ErrorCode.STREAM_CLOSED)
-        elif not ends or trailers_fault(headers.fields, set()) is not None:
+        elif fault is not None or not self._block_ends:
             self._reset_stream(stream, ErrorCode.PROTOCOL_ERROR)
         elif headers.size > self._limits.max_header_list:
             self._reset_stream(stream, ErrorCode.ENHANCE_YOUR_CALM)
@@ -586,107 +500,77 @@ class Connection:
 
     def _closed_stream(self, stream_id: int) -> None:
         """A frame with data or headers on a stream that is not open."""
-        if self._is_idle(stream_id):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame on an idle stream")
-        ours = stream_id in self._reset_ids
-        if not ours and (self._last_accepted is None or stream_id <= self._last_accepted):
+        self._check_not_idle(stream_id)
+        if stream_id <= self._last_accepted and stream_id not in self._reset_ids:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "frame on a closed stream")
         self._spend()
 
-    def _is_idle(self, stream_id: int) -> bool:
-        return stream_id > self._last_id or not stream_id & 1
-
-    def _on_priority(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
+    def _check_not_idle(self, stream_id: int) -> None:
+        if stream_id >= self._next_id or not stream_id & 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame on an idle stream")
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: memoryview) -> None:
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            self._count_reset()
-            self._drop(stream)
-            self._events.reset(stream, int.from_bytes(payload, "big"))
-        elif self._is_idle(stream_id):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "reset of an idle stream")
-        else:
-            self._spend()
+        if stream is None:
+            self._check_not_idle(stream_id)
+            return
+        self._count_reset()
+        self._drop(stream)
+        self._events.reset(stream, int.from_bytes(payload, "big"))
 
     def _on_settings(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
-        if flags & frames.ACK:
-            if len(payload):
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "acknowledgement with settings")
-            self._on_settings_ack()
-            return
-        if len(payload) % _SETTING.size:
+        if (flags & frames.ACK and len(payload)) or len(payload) % _SETTING.size:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "settings of the wrong size")
+        if len(payload) > _MOST_SETTINGS * _SETTING.size:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
+        if flags & frames.ACK:
+            return
         self._greeted = True
-        settings = {}
+        settings: dict[int, int] = {}
         for key, value in _SETTING.iter_unpack(payload):
-            _check_setting(key, value)
+            least, most, code = frames.SETTING_RANGES.get(key, (0, value, ErrorCode.NO_ERROR))
+            if not least <= value <= most:
+                raise ConnectionFault(code, "invalid setting")
             settings[key] = value
             if key == frames.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE:
                 # Our blocks use no dynamic table; the client must hear so before it makes its own smaller.
                 self._table_update = _EMPTY_TABLE
-        if frames.MAX_FRAME_SIZE in settings:
-            self._max_frame_out = settings[frames.MAX_FRAME_SIZE]
-        self._short_reply = -1 if self._table_update else self._max_frame_out
-        self._write_control(frames.SETTINGS, frames.ACK, 0, b"")
-        if frames.INITIAL_WINDOW_SIZE in settings:
-            self._change_windows(settings[frames.INITIAL_WINDOW_SIZE])
-
-    def _change_windows(self, initial: int) -> None:
-        delta = initial - self._stream_room_out
-        self._stream_room_out = initial
-        streams = list(self._streams.values())
-        for stream in streams:
-            stream._room_out += delta
-            if stream._room_out > MAX_WINDOW:
+        self._max_frame_out = settings.get(frames.MAX_FRAME_SIZE, self._max_frame_out)
+        self._unread_control += self._write(frames.SETTINGS, frames.ACK, 0, b"")
+        change = settings.get(frames.INITIAL_WINDOW_SIZE, self._stream_room_out) - self._stream_room_out
+        self._stream_room_out += change
+        for stream in list(self._streams.values()) if change else ():
+            stream._room_out += change
+            if stream._room_out > frames.MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-        for stream in streams:
-            if delta > 0 and stream._queue is not None:
+            if stream._queue is not None:
                 self._pump(stream)
 
-    def _on_settings_ack(self) -> None:
-        """From now on the client keeps to our window for streams, which may be smaller than the default."""
-        delta = self._limits.stream_window - self._stream_room_in
-        self._stream_room_in += delta
-        if delta:
-            for stream in self._streams.values():
-                stream._room_in += delta
-                if stream._room_in <= self._limits.stream_window >> 1:
-                    self._credit(stream)
-
     def _on_ping(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
         if not flags & frames.ACK:
-            self._write_control(frames.PING, frames.ACK, 0, bytes(payload))
+            self._unread_control += self._write(frames.PING, frames.ACK, 0, bytes(payload))
         elif self._shutting_down and payload == _SHUTDOWN_PING:
-            self._finish_shutdown()
-        else:
-            self._events.pong(bytes(payload))
+            self.shutdown()
 
     def _on_goaway(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
-        self.peer_goaway = unpack_from(">I", payload, 4)[0]
+        self.peer_goaway = int.from_bytes(payload[4:8], "big")
 
     def _on_window_update(self, flags: int, stream_id: int, payload: memoryview) -> None:
-        self._spend()
-        credit = int.from_bytes(payload, "big") & MAX_WINDOW
+        credit = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        stream = self._streams.get(stream_id)
         if not stream_id:
             if not credit:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "credit of nothing")
             self._room_out += credit
-            if self._room_out > MAX_WINDOW:
+            if self._room_out > frames.MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-            self._pump_waiting()
-            return
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            if self._is_idle(stream_id):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "credit for an idle stream")
+            while self._room_out > 0 and self._waiting:
+                self._pump(self._waiting.popitem(last=False)[1], _TURN)
+        elif stream is None:
+            self._check_not_idle(stream_id)
         elif not credit:
             self._reset_stream(stream, ErrorCode.PROTOCOL_ERROR)
-        elif stream._room_out + credit > MAX_WINDOW:
+        elif stream._room_out + credit > frames.MAX_WINDOW:
             self._reset_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
         else:
             stream._room_out += credit
@@ -699,60 +583,44 @@ class Connection:
         """Count a frame that brings no work."""
         self._control += 1
         if self._control > self._most_control:
-            self._new_budget()
-            if self._control > self._most_control:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without work")
+            self._check_budgets()
 
     def _count_reset(self) -> None:
-        self._spend()
         self._resets += 1
         if self._resets > self._limits.max_resets:
-            self._new_budget()
-            if self._resets > self._limits.max_resets:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many resets")
+            self._check_budgets()
 
-    def _new_budget(self) -> None:
-        """Begin to count anew if it is time, else allow for the work that was done."""
-        work = self._last_id // 2 + self._data_frames
+    def _check_budgets(self) -> None:
+        """Begin to count anew if it is time, and allow for the work that was done."""
         limits = self._limits
+        work = self._next_id // 2 + self._work
         if self._now - self._counted_since >= limits.window_s:
-            self._counted_since = self._now
-            self._work_before = work
-            self._control = min(self._control, 1)
-            self._resets = min(self._resets, 1)
-        done = work - self._work_before
-        self._most_control = limits.max_control_frames + limits.control_frames_per_frame * done
+            self._counted_since, self._work_before = self._now, work
+            self._control = self._resets = 1
+        self._most_control = limits.max_control_frames + limits.control_frames_per_frame * (
+            work - self._work_before
+        )
+        if self._control > self._most_control:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without work")
+        if self._resets > limits.max_resets:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many resets")
 
     # What the client may send
 
-    def hold(self, stream: Stream | None = None) -> None:
-        """Give no more credit for a stream, or all of them, until `release`: the caller is behind."""
-        if stream is None:
-            self._held = True
-        else:
-            stream._state |= _HELD
+    def hold(self, stream: Stream) -> None:
+        """Give no more credit for a stream until `release`: the caller is behind."""
+        stream._state |= _HELD
 
-    def release(self, stream: Stream | None = None) -> None:
+    def release(self, stream: Stream) -> None:
         """Undo `hold`."""
-        if stream is None:
-            self._held = False
-            if self.error is None:
-                self._credit_connection()
-        else:
-            stream._state &= ~_HELD
-            self._credit(stream)
+        stream._state &= ~_HELD
+        self._credit(stream)
 
     def _credit(self, stream: Stream) -> None:
         credit = self._limits.stream_window - stream._room_in
         if credit > 0 and not stream._state & (_CLOSED | _ENDED | _HELD):
             stream._room_in += credit
-            self._write(frames.WINDOW_UPDATE, 0, stream.id, credit.to_bytes(4, "big"))
-
-    def _credit_connection(self) -> None:
-        credit = self._limits.connection_window - self._room_in
-        if credit > 0 and not self._held:
-            self._room_in += credit
-            self._write(frames.WINDOW_UPDATE, 0, 0, credit.to_bytes(4, "big"))
+            self._write_number(frames.WINDOW_UPDATE, stream.id, credit)
 
     # What we send
 
@@ -762,25 +630,27 @@ class Connection:
         body is not copied, so it must not change until it was written.
         """
         length = len(body)
+        size = length + len(head) + len(trailers)
         if (
             stream._state == _ENDED
             and length <= stream._room_out
             and length <= self._room_out
-            and length + len(head) + len(trailers) <= self._short_reply
+            and size <= self._max_frame_out
+            and not self._table_update
         ):
             stream_id = stream.id
             self._room_out -= length
             stream._state = _ENDED | _ANSWERED | _FINISHED | _CLOSED
             del self._streams[stream_id]
             self._output += (
-                _frame(len(head) << 8 | 1, 4, stream_id),
+                _pack_frame(len(head) << 8 | 1, 4, stream_id),
                 head,
-                _frame(length << 8, 0, stream_id),
+                _pack_frame(length << 8, 0, stream_id),
                 body,
-                _frame(len(trailers) << 8 | 1, 5, stream_id),
+                _pack_frame(len(trailers) << 8 | 1, 5, stream_id),
                 trailers,
             )
-            self._output_size += length + len(head) + len(trailers) + 27
+            self.output_bytes += size + 27
         else:
             self.send_headers(stream, head)
             self.send_data(stream, body)
@@ -803,31 +673,32 @@ class Connection:
         if stream._state & (_CLOSED | _FINISHED):
             return
         queue = stream._queue
+        waits = queue is not None
         if queue is None:
-            queue = stream._queue = _Queue()
+            stream._queue = queue = deque()
+            stream._pending, stream._end = 0, None
         for part in (data,) if isinstance(data, bytes | bytearray | memoryview) else data:
             if len(part):
                 view = memoryview(part).cast("B")
-                queue.parts.append(view)
-                queue.size += len(view)
-                self._queued += len(view)
+                queue.append(view)
+                stream._pending += len(view)
+                self.queued_bytes += len(view)
         if end_stream:
-            queue.end = b""
+            stream._end = b""
             stream._state |= _FINISHED
-        self._pump(stream)
+        if not waits:
+            self._pump(stream, tell=False)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """End a reply with trailers, behind all of its data."""
         if stream._state & (_CLOSED | _FINISHED):
             return
-        queue = stream._queue
-        if queue is None:
+        if stream._queue is None:
             self._write_block(stream.id, block, True)
             self._finish(stream)
         else:
-            queue.end = block
+            stream._end = block
             stream._state |= _FINISHED
-            self._pump(stream)
 
     def reset(self, stream: Stream, code: int = ErrorCode.CANCEL) -> None:
         """Give up a stream; what waits on it is dropped. `Events.reset` is not called."""
@@ -836,7 +707,7 @@ class Connection:
             self._write_reset(stream.id, code)
 
     def ping(self, payload: bytes) -> None:
-        """Ask for a sign of life, with 8 bytes to recognise it by."""
+        """Ask for a sign of life, with 8 bytes of any kind."""
         if self.error is None:
             self._write(frames.PING, 0, 0, payload)
 
@@ -846,51 +717,41 @@ class Connection:
         At first the client is only warned (RFC 9113, section 6.8), so that what it has sent till then is
         served. The line is drawn when it has heard, or at the second call, for a client that does not answer.
         """
-        if self.error is not None or self._last_accepted is not None:
+        if self.error is not None or self._last_accepted <= MAX_ID:
             return
         if self._shutting_down:
-            self._finish_shutdown()
+            self._write_goaway(ErrorCode.NO_ERROR, "")
         else:
             self._shutting_down = True
             self._write(frames.GOAWAY, 0, 0, MAX_ID.to_bytes(4, "big") + bytes(4))
             self._write(frames.PING, 0, 0, _SHUTDOWN_PING)
 
-    def _finish_shutdown(self) -> None:
-        if self._last_accepted is None:
-            self._last_accepted = self._last_id
-            self._write(frames.GOAWAY, 0, 0, self._last_id.to_bytes(4, "big") + bytes(4))
-
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """End the connection now: every open stream is reset, the last output is GOAWAY."""
         if self.error is not None:
             return
-        self.error = code
-        self.reason = reason
-        if self._last_accepted is None:
-            self._last_accepted = self._last_id
-        numbers = self._last_accepted.to_bytes(4, "big") + code.to_bytes(4, "big")
-        self._write(frames.GOAWAY, 0, 0, numbers + reason.encode())
+        self.error, self.reason = code, reason
+        self._write_goaway(code, reason)
         for stream in list(self._streams.values()):
             self._drop(stream)
             self._events.reset(stream, code)
         self._partial.clear()
-        self._block = None
+        self._block.clear()
         self._headers.known.clear()
 
     # Streams that end
 
     def _finish(self, stream: Stream) -> None:
         """The end of a reply is in the output."""
-        ended = stream._state & _ENDED
         self._drop(stream)
-        if not ended:
+        if not stream._state & _ENDED:
             self._write_reset(stream.id, ErrorCode.NO_ERROR)
 
     def _drop(self, stream: Stream) -> None:
         stream._state |= _CLOSED | _FINISHED
         del self._streams[stream.id]
         if stream._queue is not None:
-            self._queued -= stream._queue.size
+            self.queued_bytes -= stream._pending
             stream._queue = None
             self._waiting.pop(stream.id, None)
 
@@ -901,120 +762,94 @@ class Connection:
         self._refuse(stream.id, code)
 
     def _refuse(self, stream_id: int, code: ErrorCode) -> None:
-        self._write_reset(stream_id, code)
+        self._unread_control += self._write_reset(stream_id, code)
         self._count_reset()
-        self._check_unread(_FRAME_HEADER + 4)
 
-    def _write_reset(self, stream_id: int, code: int) -> None:
-        self._write(frames.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
-        self._reset_ids[stream_id] = None
-        if len(self._reset_ids) > _REMEMBERED_RESETS:
-            self._reset_ids.popitem(last=False)
+    def _write_reset(self, stream_id: int, code: int) -> int:
+        self._reset_ids.append(stream_id)
+        return self._write_number(frames.RST_STREAM, stream_id, code)
 
     # Output
 
-    def _write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        self._output.append(_frame(len(payload) << 8 | kind, flags, stream_id) + payload)
-        self._output_size += _FRAME_HEADER + len(payload)
+    def _write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> int:
+        """Write a frame; return its size."""
+        size = _FRAME_HEADER + len(payload)
+        self._output.append(_pack_frame(len(payload) << 8 | kind, flags, stream_id) + payload)
+        self.output_bytes += size
+        return size
 
-    def _write_control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        """Write what the client made us write."""
-        self._write(kind, flags, stream_id, payload)
-        self._check_unread(_FRAME_HEADER + len(payload))
+    def _write_number(self, kind: int, stream_id: int, number: int) -> int:
+        return self._write(kind, 0, stream_id, number.to_bytes(4, "big"))
 
-    def _check_unread(self, size: int) -> None:
-        self._unread_control += size
-        if self._unread_control > self._limits.max_unread_control:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many answers that are not read")
+    def _write_goaway(self, code: ErrorCode, reason: str) -> None:
+        """Draw the line: streams that come from now on are not for us."""
+        self._last_accepted = min(self._last_accepted, max(0, self._next_id - 2))
+        numbers = self._last_accepted.to_bytes(4, "big") + code.to_bytes(4, "big")
+        self._write(frames.GOAWAY, 0, 0, numbers + reason.encode())
 
     def _write_block(self, stream_id: int, block: bytes, ends: bool) -> None:
-        if self._table_update:
-            block = self._table_update + block
-            # At 0 it fits whatever the client allows from now on.
-            self._table_update = b""
-            self._short_reply = self._max_frame_out
+        block, self._table_update = self._table_update + block, b""
         size = self._max_frame_out
-        kind, flags = frames.HEADERS, END_STREAM if ends else 0
+        kind, flags = HEADERS, END_STREAM if ends else 0
         while len(block) > size:
             self._write(kind, flags, stream_id, block[:size])
             block = block[size:]
             kind, flags = frames.CONTINUATION, 0
         self._write(kind, flags | frames.END_HEADERS, stream_id, block)
 
-    def _pump_waiting(self) -> None:
-        """Spend the connection's window on the streams that wait for it, in turns."""
-        while self._room_out > 0 and self._waiting:
-            _, stream = self._waiting.popitem(last=False)
-            self._pump(stream, _TURN)
-
-    def _pump(self, stream: Stream, most: int = MAX_WINDOW) -> None:
-        """Move what a stream has to send to the output, as far as the windows permit."""
+    def _pump(self, stream: Stream, most: int = frames.MAX_WINDOW, tell: bool = True) -> None:
+        """Move what a stream has to send to the output, as far as the windows permit; about `most` bytes."""
         queue = stream._queue
         assert queue is not None
-        while queue.parts:
+        ends = False
+        while queue:
             room = min(stream._room_out, self._room_out, self._max_frame_out)
             if room <= 0 or most <= 0:
-                queue.blocked = True
                 if stream._room_out > 0:
                     self._waiting[stream.id] = stream
                 return
-            most -= self._write_data(stream, queue, room)
+            payload, size = [], 0
+            while queue and size < room:
+                part = queue.popleft()
+                if len(part) > room - size:
+                    queue.appendleft(part[room - size :])
+                    part = part[: room - size]
+                payload.append(part)
+                size += len(part)
+            most -= size
+            stream._pending -= size
+            stream._room_out -= size
+            self.queued_bytes -= size
+            self._room_out -= size
+            self._work += 1
+            ends = stream._end == b"" and not queue
+            self._output.append(_pack_frame(size << 8, ends, stream.id))
+            self._output += payload
+            self.output_bytes += _FRAME_HEADER + size
+        stream._queue = None
         self._waiting.pop(stream.id, None)
-        if queue.end is None:
-            if queue.blocked:
-                queue.blocked = False
-                self._events.writable(stream)
-            return
-        if queue.end:
-            self._write_block(stream.id, queue.end, True)
-        elif not queue.end_written:
-            self._write(frames.DATA, END_STREAM, stream.id, b"")
-        self._finish(stream)
-
-    def _write_data(self, stream: Stream, queue: _Queue, room: int) -> int:
-        """Write one DATA frame of at most room bytes; return its size."""
-        parts, payload, size = queue.parts, [], 0
-        while parts and size < room:
-            part = parts.popleft()
-            if len(part) > room - size:
-                parts.appendleft(part[room - size :])
-                part = part[: room - size]
-            payload.append(part)
-            size += len(part)
-        queue.size -= size
-        self._queued -= size
-        stream._room_out -= size
-        self._room_out -= size
-        self._data_frames += 1
-        if not parts and queue.end == b"":
-            queue.end_written = True
-        self._output.append(_frame(size << 8, END_STREAM if queue.end_written else 0, stream.id))
-        self._output += payload
-        self._output_size += _FRAME_HEADER + size
-        return size
+        if stream._end is not None:
+            if stream._end:
+                self._write_block(stream.id, stream._end, True)
+            elif not ends:
+                self._write(DATA, END_STREAM, stream.id, b"")
+            self._finish(stream)
+        elif tell:
+            self._events.writable(stream)
 
 
-def _check_setting(key: int, value: int) -> None:
-    """RFC 9113, section 6.5.2."""
-    if key == frames.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
-        raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-    if (
-        key == frames.MAX_FRAME_SIZE and not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME
-    ) or (key in (frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL) and value > 1):
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "invalid setting")
-
-
-_OF_STREAMS = frozenset((frames.DATA, frames.HEADERS, frames.PRIORITY, frames.RST_STREAM))
-_OF_THE_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))
-_SIZES = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.GOAWAY: 8, frames.WINDOW_UPDATE: 4}
-# DATA has a way of its own, PUSH_PROMISE is none of a client's.
-_HANDLERS = {
-    frames.HEADERS: Connection._on_headers,
-    frames.PRIORITY: Connection._on_priority,
-    frames.RST_STREAM: Connection._on_rst_stream,
-    frames.SETTINGS: Connection._on_settings,
-    frames.PING: Connection._on_ping,
-    frames.GOAWAY: Connection._on_goaway,
-    frames.WINDOW_UPDATE: Connection._on_window_update,
-    frames.CONTINUATION: Connection._on_continuation,
+# How a frame is handled, whether it is of a stream or of the connection (None: either), least and most size.
+# DATA has a way of its own, PRIORITY is skipped like what is unknown, PUSH_PROMISE is none of a client's.
+_MOST = frames.LARGEST_MAX_FRAME
+_KINDS: dict[int, tuple[Callable[..., None] | None, bool | None, int, int]] = {
+    DATA: (None, True, 0, _MOST),
+    HEADERS: (Connection._on_headers, True, 0, _MOST),
+    frames.PRIORITY: (None, True, 5, 5),
+    frames.RST_STREAM: (Connection._on_rst_stream, True, 4, 4),
+    frames.SETTINGS: (Connection._on_settings, False, 0, _MOST),
+    frames.PING: (Connection._on_ping, False, 8, 8),
+    frames.GOAWAY: (Connection._on_goaway, False, 8, _MOST),
+    frames.WINDOW_UPDATE: (Connection._on_window_update, None, 4, 4),
+    frames.CONTINUATION: (Connection._on_block_part, None, 0, _MOST),
 }
+_UNKNOWN = (None, None, 0, _MOST)

@@ -13,14 +13,8 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 )
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x1, 0x4, 0x8, 0x20
 
-(
-    HEADER_TABLE_SIZE,
-    ENABLE_PUSH,
-    MAX_CONCURRENT_STREAMS,
-    INITIAL_WINDOW_SIZE,
-    MAX_FRAME_SIZE,
-    MAX_HEADER_LIST_SIZE,
-) = range(1, 7)
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS = 1, 2, 3
+INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 4, 5, 6
 ENABLE_CONNECT_PROTOCOL = 8  # RFC 8441
 
 DEFAULT_WINDOW = 65_535
@@ -66,7 +60,8 @@ class Limits:
     """Open at a time; a stream above that is refused with REFUSED_STREAM, which clients may retry."""
 
     stream_window: int = 4 * 2**20
-    """What a client may send on one stream before it is given credit; at most 2**31 - 1."""
+    """What a client may send on one stream before it is given credit; 65,535, which it may use before it
+    has heard of this, to 2**31 - 1."""
 
     connection_window: int = 16 * 2**20
     """The same over all streams; at least 65,535."""
@@ -79,10 +74,8 @@ class Limits:
     called, above four times that the connection ends."""
 
     max_header_block: int = 32 * 2**10
-    """Encoded headers of one request; above it the connection ends."""
-
-    max_continuations: int = 16
-    """CONTINUATION frames of one header block."""
+    """Encoded headers of one request, and the largest frame that is kept until it is complete; above it the
+    connection ends."""
 
     window_s: float = 10.0
     """The time over which the next two are counted."""
@@ -91,10 +84,19 @@ class Limits:
     """Streams that the client cancels, or makes us reset (CVE-2023-44487, CVE-2025-8671)."""
 
     max_control_frames: int = 10_000
-    """Frames that carry no request: PING, SETTINGS, WINDOW_UPDATE, empty DATA and the like."""
+    """Frames that carry no request: PING, SETTINGS, WINDOW_UPDATE, CONTINUATION, empty DATA and the like."""
 
     control_frames_per_frame: int = 8
     """What is added to them for each request that was received and each DATA frame that was sent."""
 
     max_unread_control: int = 64 * 2**10
     """Bytes of acknowledgements and resets, of which the client is the cause, that wait for `take_output`."""
+
+
+# RFC 9113, section 6.5.2: the least and the most that a setting may be, and what is wrong beyond.
+SETTING_RANGES = {
+    ENABLE_PUSH: (0, 1, ErrorCode.PROTOCOL_ERROR),
+    INITIAL_WINDOW_SIZE: (0, MAX_WINDOW, ErrorCode.FLOW_CONTROL_ERROR),
+    MAX_FRAME_SIZE: (SMALLEST_MAX_FRAME, LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR),
+    ENABLE_CONNECT_PROTOCOL: (0, 1, ErrorCode.PROTOCOL_ERROR),
+}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hpack import HPACKError
@@ -29,12 +30,20 @@ _STATIC = ((b"", b""), *HeaderTable.STATIC_TABLE)  # counted from 1
 _FIRST_DYNAMIC = len(_STATIC)
 
 # Together they bound what a connection remembers: about 300 KB at the very worst.
-_MOST_KNOWN = 32
-_LARGEST_BLOCK, _LARGEST_LIST = 2_048, 4_096
-_MOST_CHECKED = 256
-_LARGEST_CHECKED = 256
+_MOST_KNOWN, _LARGEST_KNOWN = 32, 6_144
+_MOST_CHECKED, _LARGEST_CHECKED = 256, 256
+
+_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+# RFC 9113, section 8.2.1: no NUL, CR or LF anywhere, no space or tab at an end. Nor what else RFC 9110
+# forbids.
+_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_OF_A_CONNECTION = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
 
 
+@dataclass(slots=True, eq=False)
 class Headers:
     """A list of fields as it was received. Equal blocks share one, so nothing may change its fields.
 
@@ -42,21 +51,19 @@ class Headers:
     user: for the caller, who may keep here what it made of the fields.
     """
 
-    __slots__ = ("fields", "size", "user")
-
-    def __init__(self, fields: tuple[Field, ...], size: int) -> None:
-        self.fields = fields
-        self.size = size
-        self.user: Any = None
-
-    def __repr__(self) -> str:
-        return f"Headers({self.fields!r})"
+    fields: tuple[Field, ...]
+    size: int
+    user: Any = None
 
 
 class BlockDecoder:
     """One direction of one connection.
 
-    known: blocks of valid requests; read by the connection before it asks `decode_request`.
+    known: blocks of valid requests; the connection looks here by itself, where every call counts.
+
+    Whatever decodes returns headers and why they are wrong, None for valid and for too large ones: a list
+    above `max_list` has a `size` above it, and not all of its fields. It raises ConnectionFault for a block
+    that cannot be decoded or is beyond measure.
     """
 
     __slots__ = ("_altered", "_checked", "_max_list", "_table", "known")
@@ -70,42 +77,38 @@ class BlockDecoder:
         self._max_list = max_list
 
     def decode_request(self, block: bytes) -> tuple[Headers, str | None]:
-        """The headers of a request, and why they are none: None for valid and for too large ones."""
+        if block in self.known:
+            return self.known[block], None
         headers = self.decode(block)
         if headers.size > self._max_list:
             return headers, None
-        if len(self._checked) >= _MOST_CHECKED:
-            self._checked.clear()
-        fault = request_fault(headers.fields, self._checked)
-        small = len(block) <= _LARGEST_BLOCK and headers.size <= _LARGEST_LIST
-        if small and fault is None and not self._altered:
+        fault = self._request_fault(headers.fields)
+        if fault is None and not self._altered and len(block) + headers.size <= _LARGEST_KNOWN:
             if len(self.known) >= _MOST_KNOWN:
                 self.known.clear()
             self.known[block] = headers
         return headers, fault
 
-    def decode(self, block: bytes) -> Headers:
-        """Decode one block and keep in step with the client's table.
+    def decode_trailers(self, block: bytes) -> tuple[Headers, str | None]:
+        headers = self.decode(block)
+        return headers, self._fields_fault(headers.fields)
 
-        A list above `max_list` has a `size` above it, and not all of its fields.
-        Raises ConnectionFault for a block that cannot be decoded or is beyond measure.
-        """
+    def decode(self, block: bytes) -> Headers:
+        """Decode one block, only to keep in step with the client's table."""
         self._altered = False
         try:
-            return self._decode(block)
+            headers = self._decode(block)
         except (HPACKError, IndexError) as exc:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from exc
-        finally:
-            if self._altered:
-                self.known.clear()
+        if self._altered:
+            self.known.clear()
+        return headers
 
     def _decode(self, block: bytes) -> Headers:
-        table = self._table
+        table, max_list = self._table, self._max_list
         entries = table.dynamic_entries
         fields: list[Field] = []
-        size = position = 0
-        end = len(block)
-        max_list = self._max_list
+        size, position, end = 0, self._resize_table(block), len(block)
         while position < end:
             byte = block[position]
             if byte > 0x80 and byte != 0xFF:
@@ -120,14 +123,7 @@ class BlockDecoder:
                 self._altered = True
                 table.add(*field)
             elif byte & 0x20:
-                if size:
-                    raise HPACKError("table size update after a field")
-                new_size, position = _integer(block, position, 0x1F)
-                if new_size > DEFAULT_TABLE:
-                    raise HPACKError("table larger than allowed")
-                self._altered = True
-                table.maxsize = new_size
-                continue
+                raise HPACKError("a table update behind a field, or too many")
             else:
                 field, position = self._literal(block, position, 0x0F)
             size += len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
@@ -137,6 +133,18 @@ class BlockDecoder:
                 raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
         return Headers(tuple(fields), size)
 
+    def _resize_table(self, block: bytes) -> int:
+        """Follow the updates of the table's size, two at most (RFC 7541, section 4.2); where fields begin."""
+        position = 0
+        for _ in range(2):
+            if block[position : position + 1] and block[position] & 0xE0 == 0x20:
+                size, position = _integer(block, position, 0x1F)
+                if size > DEFAULT_TABLE:
+                    raise HPACKError("table larger than allowed")
+                self._altered = True
+                self._table.maxsize = size
+        return position
+
     def _literal(self, block: bytes, position: int, mask: int) -> tuple[Field, int]:
         index, position = _integer(block, position, mask)
         if index:
@@ -145,6 +153,49 @@ class BlockDecoder:
             name, position = _string(block, position)
         value, position = _string(block, position)
         return (name, value), position
+
+    def _request_fault(self, fields: Sequence[Field]) -> str | None:
+        """Why these are not the headers of a request (RFC 9113, sections 8.2, 8.3 and 8.5)."""
+        pseudo: dict[bytes, bytes] = {}
+        for name, value in fields:
+            if not name.startswith(b":"):
+                break
+            if name not in _PSEUDO or name in pseudo:
+                return "unknown or repeated pseudo-header"
+            if not _VALUE.fullmatch(value):
+                return "invalid character in a pseudo-header"
+            pseudo[name] = value
+        method, authority = pseudo.get(b":method"), pseudo.get(b":authority")
+        if not method:
+            return "no method"
+        if method == b"CONNECT":
+            if len(pseudo) != 2 or not authority:
+                return "CONNECT takes an authority only"
+        elif not pseudo.get(b":scheme") or not pseudo.get(b":path"):
+            return "no scheme or no path"
+        regular = fields[len(pseudo) :]
+        if authority is not None and any(name == b"host" and value != authority for name, value in regular):
+            return "host is not the authority"
+        return self._fields_fault(regular)
+
+    def _fields_fault(self, fields: Sequence[Field]) -> str | None:
+        """Why these are not regular fields of a request."""
+        checked = self._checked
+        for field in fields:
+            if field in checked:
+                continue
+            name, value = field
+            if not _NAME.fullmatch(name):
+                return "invalid field name"  # upper case and pseudo-headers among them
+            if not _VALUE.fullmatch(value):
+                return "invalid character in a field value"
+            if name in _OF_A_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
+                return "field of a connection"
+            if len(name) + len(value) <= _LARGEST_CHECKED:
+                if len(checked) >= _MOST_CHECKED:
+                    checked.clear()
+                checked.add(field)
+        return None
 
 
 def _integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
@@ -170,67 +221,6 @@ def _string(block: bytes, position: int) -> tuple[bytes, int]:
         raise HPACKError("truncated string")
     text = block[position:end]
     return (decode_huffman(text) if coded else text), end
-
-
-# Which lists are requests
-
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-# RFC 9113, section 8.2.1: no NUL, CR or LF anywhere, no space or tab at an end. Nor what else RFC 9110
-# forbids.
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
-_OF_A_CONNECTION = frozenset(
-    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
-)
-_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
-
-
-def request_fault(fields: Sequence[Field], checked: set[Field]) -> str | None:
-    """Why these are not the headers of a request, None if they are (RFC 9113, sections 8.2, 8.3 and 8.5).
-
-    checked: regular fields known to be valid, to which others are added.
-    """
-    pseudo: dict[bytes, bytes] = {}
-    for name, value in fields:
-        if not name.startswith(b":"):
-            break
-        if name not in _PSEUDO or name in pseudo:
-            return "unknown or repeated pseudo-header"
-        if not _VALUE.fullmatch(value):
-            return "invalid character in a pseudo-header"
-        pseudo[name] = value
-    method = pseudo.get(b":method")
-    if not method:
-        return "no method"
-    if method == b"CONNECT":
-        if len(pseudo) != 2 or not pseudo.get(b":authority"):
-            return "CONNECT takes an authority only"
-    elif not pseudo.get(b":scheme") or not pseudo.get(b":path"):
-        return "no scheme or no path"
-    regular = fields[len(pseudo) :]
-    authority = pseudo.get(b":authority")
-    if authority is not None and any(name == b"host" and value != authority for name, value in regular):
-        return "host is not the authority"
-    return trailers_fault(regular, checked)
-
-
-def trailers_fault(fields: Iterable[Field], checked: set[Field]) -> str | None:
-    """Why these are not the regular fields of a request, None if they are."""
-    for field in fields:
-        if field in checked:
-            continue
-        name, value = field
-        if not _NAME.fullmatch(name):
-            return "invalid field name"  # upper case and pseudo-headers among them
-        if not _VALUE.fullmatch(value):
-            return "invalid character in a field value"
-        if name in _OF_A_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
-            return "field of a connection"
-        if len(name) + len(value) <= _LARGEST_CHECKED:
-            checked.add(field)
-    return None
-
-
-# The way out
 
 
 def encode_headers(fields: Iterable[Field]) -> bytes:
