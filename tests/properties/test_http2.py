@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ from tests.http2 import (
 # Two implementations, one client
 
 MAX_OPEN, SMALL_WINDOW = 3, 500
+EXAMPLES = int(os.environ.get("HTTP2_EXAMPLES", "300"))
 LIMITS = Limits(max_streams=MAX_OPEN, stream_window=SMALL_WINDOW, connection_window=65_535, max_frame=16_384)
 
 
@@ -124,6 +126,10 @@ class Theirs:
     def take(self, sent: bytes) -> Outcome:
         error = None
         told: list[Any] = []
+        if (
+            sent[3] == SETTINGS
+        ):  # else it changes the windows of closed streams, too, and says that they overflow
+            assert self.connection.open_inbound_streams >= 0  # they are forgotten when they are counted
         try:
             told = self.connection.receive_data(sent)
         except h2.exceptions.ProtocolError as exc:
@@ -208,7 +214,8 @@ TWO_ERRORS = {
 }
 
 
-def justified(sent: http2.Frame, ours: Outcome, theirs: Outcome) -> bool:
+def justified(sent: http2.Frame, ours: Outcome, theirs: Outcome, full: bool) -> bool:
+    """full: no more streams may be open."""
     if sent.kind > CONTINUATION:  # h2 knows more kinds; for us they are unknown (5.5)
         return ours.kind == "fine"
     if (ours.kind, theirs.kind) in TWO_ERRORS:
@@ -217,6 +224,8 @@ def justified(sent: http2.Frame, ours: Outcome, theirs: Outcome) -> bool:
         # A stream that depends on itself, or headers for a stream that we reset
         # while no more streams may be open.
         return sent.kind == PRIORITY or bool(sent.flags & PRIORITIZED) or not ours.events
+    if (ours.kind, theirs.kind) == ("connection STREAM_CLOSED", "connection PROTOCOL_ERROR"):
+        return full and sent.kind in (HEADERS, CONTINUATION)  # h2 looks at the limit before the stream
     return (sent.kind, ours.kind, theirs.kind) in DISAGREEMENTS
 
 
@@ -302,7 +311,7 @@ def scripts(draw: st.DrawFn) -> Script:
         what = draw(st.integers(0, 40))
         stream = draw(st.integers(0, max(0, last // 2))) * 2 + 1
         if what < 10 or last < 0:
-            last += 2
+            last += draw(st.sampled_from((2, 2, 2, 4)))  # some ids are skipped
             script.append(draw(openings(last)))
         elif what < 30:
             script.append(draw(on_streams(stream)))
@@ -313,7 +322,7 @@ def scripts(draw: st.DrawFn) -> Script:
     return script
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(scripts())
 def test_ours_and_h2_say_the_same(script: Script) -> None:
     ours, theirs = Ours(), Theirs()
@@ -327,9 +336,10 @@ def test_ours_and_h2_say_the_same(script: Script) -> None:
         left |= sent.kind == GOAWAY
         if left:  # h2 takes nothing more from a client that says goodbye, while 6.8 lets it go on
             break
+        full = ours.peer.connection.open_streams >= MAX_OPEN
         mine, other = ours.take(step), theirs.take(step)
         if mine != other:
-            assert justified(sent, mine, other), (sent, mine, other)
+            assert justified(sent, mine, other, full), (sent, mine, other)
             break
         if mine.error is not None:
             break

@@ -256,7 +256,7 @@ class Connection:
                 self._write_number(frames.WINDOW_UPDATE, 0, window - self._room_in)
                 self._room_in = window
         except ConnectionFault as fault:
-            self.close(fault.code, fault.reason)
+            self.close(*fault.args)
         return self.error is None
 
     def _read_preface(self, view: memoryview) -> memoryview:
@@ -399,35 +399,26 @@ class Connection:
             stream._room_in -= length
         self._rest, self._rest_padding = size, padding
         self._rest_stream, self._rest_ends = stream, bool(flags & END_STREAM)
-        if not size:
-            if self._rest_ends:
-                self._deliver(view[start:start])
-            else:
-                self._spend()
+        if not size and not self._rest_ends:
+            self._spend()
         return len(view) - len(self._pass_on(view[start:]))
 
     def _pass_on(self, view: memoryview) -> memoryview:
         """Deliver what there is of a payload that has begun; return what is behind it."""
         chunk = view[: self._rest]
-        if len(chunk):
-            self._rest -= len(chunk)
-            self._deliver(chunk)
+        self._rest -= len(chunk)
+        stream, ends = self._rest_stream, self._rest_ends and not self._rest
+        if stream is not None and (len(chunk) or ends) and not stream._state & _CLOSED:
+            if ends:
+                stream._state |= _ENDED
+            self._events.data(stream, chunk, ends)
+            if not self._rest_ends and stream._room_in <= self._limits.stream_window >> 1:
+                self._credit(stream)
         if not self._rest:
             self._rest_stream = None
         padding = min(self._rest_padding, len(view) - len(chunk))
         self._rest_padding -= padding
         return view[len(chunk) + padding :]
-
-    def _deliver(self, chunk: memoryview) -> None:
-        stream = self._rest_stream
-        if stream is None or stream._state & _CLOSED:
-            return
-        ends = self._rest_ends and not self._rest
-        if ends:
-            stream._state |= _ENDED
-        self._events.data(stream, chunk, ends)
-        if not self._rest_ends and stream._room_in <= self._limits.stream_window >> 1:
-            self._credit(stream)
 
     def _on_headers(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if not stream_id & 1:
@@ -437,10 +428,10 @@ class Connection:
             start, end = 1, end - (payload[0] if end else 0)
         if flags & frames.PRIORITIZED:
             start += 5
-        if start > end:
-            short = len(payload) < start
-            code = ErrorCode.FRAME_SIZE_ERROR if short else ErrorCode.PROTOCOL_ERROR
-            raise ConnectionFault(code, "frame shorter than its fields and padding")
+        if len(payload) < start:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame shorter than its fields")
+        if end < start:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
         self._block_id, self._block_ends = stream_id, bool(flags & END_STREAM)
         self._on_block_part(flags, stream_id, payload[start:end])
 
@@ -452,15 +443,15 @@ class Connection:
         if not flags & frames.END_HEADERS:
             return
         block, self._block, self._block_id = bytes(self._block), bytearray(), None
-        stream = self._streams.get(stream_id)
+        stream, opens = self._streams.get(stream_id), stream_id >= self._next_id
+        headers, fault = self._headers.decode(block, opens)
         if stream is not None:
-            self._on_trailers(stream, *self._headers.decode_trailers(block))
-        elif stream_id >= self._next_id:
-            self._open(stream_id, *self._headers.decode_request(block))
+            self._on_trailers(stream, headers, fault)
+        elif opens:
+            self._open(stream_id, headers, fault)
         elif any(stream_id in gap for gap in self._skipped):  # RFC 9113, section 5.1.1
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "stream below one that was opened")
         else:
-            self._headers.decode(block)
             self._closed_stream(stream_id)
 
     def _open(self, stream_id: int, headers: Headers, fault: str | None) -> None:

@@ -24,73 +24,54 @@ LARGEST_MAX_FRAME = 2**24 - 1
 MAX_WINDOW = MAX_ID = 2**31 - 1
 
 
-class ErrorCode(IntEnum):
-    """RFC 9113, section 7."""
-
-    NO_ERROR = 0x0
-    PROTOCOL_ERROR = 0x1
-    INTERNAL_ERROR = 0x2
-    FLOW_CONTROL_ERROR = 0x3
-    SETTINGS_TIMEOUT = 0x4
-    STREAM_CLOSED = 0x5
-    FRAME_SIZE_ERROR = 0x6
-    REFUSED_STREAM = 0x7
-    CANCEL = 0x8
-    COMPRESSION_ERROR = 0x9
-    CONNECT_ERROR = 0xA
-    ENHANCE_YOUR_CALM = 0xB
-    INADEQUATE_SECURITY = 0xC
-    HTTP_1_1_REQUIRED = 0xD
+# RFC 9113, section 7, in the order of their numbers.
+ErrorCode = IntEnum(
+    "ErrorCode",
+    "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED "
+    "FRAME_SIZE_ERROR REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM "
+    "INADEQUATE_SECURITY HTTP_1_1_REQUIRED",
+    start=0,
+)
 
 
 class ConnectionFault(Exception):
-    """The peer did what ends a connection. Never leaves `Connection`."""
-
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
+    """The peer did what ends a connection: an ErrorCode and a reason. Never leaves `Connection`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one peer may ask of one connection. Sizes are bytes, times are seconds."""
+    """What one peer may ask of one connection. Sizes are bytes, times are seconds.
+
+    max_streams: open at a time; one above that is refused with REFUSED_STREAM, which clients may retry.
+    stream_window: what a client may send on one stream before it is given credit; from 65,535, which it may
+        use before it has heard of this, to 2**31 - 1.
+    connection_window: the same over all streams; at least 65,535.
+    max_frame: the largest frame that we take, 16,384 to 2**24 - 1. Costs no memory, as DATA is passed on as
+        it comes.
+    max_header_list: decoded headers of one request, counted as in RFC 7541, section 4.1. Above it
+        `headers_too_large` is called, above four times that the connection ends.
+    max_header_block: encoded headers of one request, and the largest frame that is kept until it is complete;
+        above it the connection ends.
+    window_s: the time over which the next two are counted.
+    max_resets: streams that the client cancels, or makes us reset (CVE-2023-44487, CVE-2025-8671).
+    max_control_frames: frames that carry no request: PING, SETTINGS, WINDOW_UPDATE, CONTINUATION, empty DATA
+        and the like.
+    control_frames_per_frame: what is added to them for each request that came and each DATA frame that went.
+    max_unread_control: acknowledgements and resets, of which the client is the cause, that wait for
+        `take_output`.
+    """
 
     max_streams: int = 1_000
-    """Open at a time; a stream above that is refused with REFUSED_STREAM, which clients may retry."""
-
     stream_window: int = 4 * 2**20
-    """What a client may send on one stream before it is given credit; 65,535, which it may use before it
-    has heard of this, to 2**31 - 1."""
-
     connection_window: int = 16 * 2**20
-    """The same over all streams; at least 65,535."""
-
     max_frame: int = 2**20
-    """Largest frame that we take, 16,384 to 2**24 - 1. Costs no memory, as DATA is passed on as it comes."""
-
     max_header_list: int = 16 * 2**10
-    """Decoded headers of one request, counted as in RFC 7541, section 4.1. Above it `headers_too_large` is
-    called, above four times that the connection ends."""
-
     max_header_block: int = 32 * 2**10
-    """Encoded headers of one request, and the largest frame that is kept until it is complete; above it the
-    connection ends."""
-
     window_s: float = 10.0
-    """The time over which the next two are counted."""
-
     max_resets: int = 2_000
-    """Streams that the client cancels, or makes us reset (CVE-2023-44487, CVE-2025-8671)."""
-
     max_control_frames: int = 10_000
-    """Frames that carry no request: PING, SETTINGS, WINDOW_UPDATE, CONTINUATION, empty DATA and the like."""
-
     control_frames_per_frame: int = 8
-    """What is added to them for each request that was received and each DATA frame that was sent."""
-
     max_unread_control: int = 64 * 2**10
-    """Bytes of acknowledgements and resets, of which the client is the cause, that wait for `take_output`."""
 
 
 # RFC 9113, section 6.5.2: the least and the most that a setting may be, and what is wrong beyond.

@@ -60,10 +60,6 @@ class BlockDecoder:
     """One direction of one connection.
 
     known: blocks of valid requests; the connection looks here by itself, where every call counts.
-
-    Whatever decodes returns headers and why they are wrong, None for valid and for too large ones: a list
-    above `max_list` has a `size` above it, and not all of its fields. It raises ConnectionFault for a block
-    that cannot be decoded or is beyond measure.
     """
 
     __slots__ = ("_altered", "_checked", "_max_list", "_table", "known")
@@ -76,25 +72,14 @@ class BlockDecoder:
         self._checked: set[Field] = set()  # regular fields that were found valid
         self._max_list = max_list
 
-    def decode_request(self, block: bytes) -> tuple[Headers, str | None]:
-        if block in self.known:
+    def decode(self, block: bytes, request: bool) -> tuple[Headers, str | None]:
+        """The headers of a request, or its trailers, and what is wrong with them.
+
+        That is None for valid ones, and for a list above `max_list`, which has a `size` above it and not all
+        of its fields. Raises ConnectionFault for a block that cannot be decoded or is beyond measure.
+        """
+        if request and block in self.known:
             return self.known[block], None
-        headers = self.decode(block)
-        if headers.size > self._max_list:
-            return headers, None
-        fault = self._request_fault(headers.fields)
-        if fault is None and not self._altered and len(block) + headers.size <= _LARGEST_KNOWN:
-            if len(self.known) >= _MOST_KNOWN:
-                self.known.clear()
-            self.known[block] = headers
-        return headers, fault
-
-    def decode_trailers(self, block: bytes) -> tuple[Headers, str | None]:
-        headers = self.decode(block)
-        return headers, self._fields_fault(headers.fields)
-
-    def decode(self, block: bytes) -> Headers:
-        """Decode one block, only to keep in step with the client's table."""
         self._altered = False
         try:
             headers = self._decode(block)
@@ -102,13 +87,22 @@ class BlockDecoder:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from exc
         if self._altered:
             self.known.clear()
-        return headers
+        if headers.size > self._max_list:
+            return headers, None
+        fault = self._request_fault(headers.fields) if request else self._fields_fault(headers.fields)
+        cheap = len(block) + headers.size <= _LARGEST_KNOWN
+        if request and fault is None and cheap and not self._altered:
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
+            self.known[block] = headers
+        return headers, fault
 
     def _decode(self, block: bytes) -> Headers:
         table, max_list = self._table, self._max_list
         entries = table.dynamic_entries
         fields: list[Field] = []
-        size, position, end = 0, self._resize_table(block), len(block)
+        size = position = updates = 0
+        end = len(block)
         while position < end:
             byte = block[position]
             if byte > 0x80 and byte != 0xFF:
@@ -123,7 +117,15 @@ class BlockDecoder:
                 self._altered = True
                 table.add(*field)
             elif byte & 0x20:
-                raise HPACKError("a table update behind a field, or too many")
+                updates += 1
+                if size or updates > 2:  # RFC 7541, section 4.2
+                    raise HPACKError("a table update behind a field, or too many")
+                new_size, position = _integer(block, position, 0x1F)
+                if new_size > DEFAULT_TABLE:
+                    raise HPACKError("table larger than allowed")
+                self._altered = True
+                table.maxsize = new_size
+                continue
             else:
                 field, position = self._literal(block, position, 0x0F)
             size += len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
@@ -132,18 +134,6 @@ class BlockDecoder:
             elif size > 4 * max_list:
                 raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
         return Headers(tuple(fields), size)
-
-    def _resize_table(self, block: bytes) -> int:
-        """Follow the updates of the table's size, two at most (RFC 7541, section 4.2); where fields begin."""
-        position = 0
-        for _ in range(2):
-            if block[position : position + 1] and block[position] & 0xE0 == 0x20:
-                size, position = _integer(block, position, 0x1F)
-                if size > DEFAULT_TABLE:
-                    raise HPACKError("table larger than allowed")
-                self._altered = True
-                self._table.maxsize = size
-        return position
 
     def _literal(self, block: bytes, position: int, mask: int) -> tuple[Field, int]:
         index, position = _integer(block, position, mask)
