@@ -174,9 +174,12 @@ class Fuzzer:
         self.outcomes: Counter[str] = Counter()
 
     def check(self, data: bytes) -> None:
-        """Send one stream in both ways. Raises AssertionError for whatever is wrong."""
-        whole, pieces = self._run([data]), self._run(self._cut(data))
-        assert whole == pieces, f"pieces make a difference:\n{whole}\n{pieces}"
+        """Send one stream whole and in pieces. Raises AssertionError for whatever is wrong."""
+        self.check_in(data, self._cut(data))
+
+    def check_in(self, data: bytes, pieces: Sequence[bytes]) -> None:
+        whole, cut = self._run([data]), self._run(pieces)
+        assert whole == cut, f"pieces make a difference:\n{whole}\n{cut}"
 
     def _run(self, pieces: Sequence[bytes]) -> tuple[Any, ...]:
         caller, reader = Caller(), Reader()
@@ -184,6 +187,8 @@ class Fuzzer:
         for piece in pieces:
             alive = caller.send(piece)
             assert alive == (caller.connection.error is None)
+            if not alive:
+                break
         for each in caller.sent():
             reader.read(each)
             sent.append(each)
@@ -211,7 +216,7 @@ def _frames_of(data: bytes) -> list[Frame]:
     return http2.parse(data[len(PREFACE) :])
 
 
-def _shuffled(choose: random.Random, corpus: Sequence[bytes]) -> bytes:
+def shuffled(choose: random.Random, corpus: Sequence[bytes]) -> bytes:
     """Whole frames in another order, some changed, some of another connection."""
     frames = _frames_of(choose.choice(corpus))
     while choose.random() < 0.4:
@@ -265,7 +270,7 @@ def _streams(choose: random.Random) -> Iterator[bytes]:
     yield from corpus
     mutated = iter(Mutator(choose, corpus, TOKENS))
     while True:
-        yield next(mutated) if choose.random() < 0.4 else _shuffled(choose, corpus)
+        yield next(mutated) if choose.random() < 0.4 else shuffled(choose, corpus)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ class Connection:
         )
         self._write(frames.SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
         if limits.connection_window > frames.DEFAULT_WINDOW:
-            self._write_number(frames.WINDOW_UPDATE, 0, limits.connection_window - frames.DEFAULT_WINDOW)
+            self._write_credit(0, limits.connection_window - frames.DEFAULT_WINDOW)
 
     # What the caller may ask
 
@@ -249,11 +249,9 @@ class Connection:
             taken = self._parse(view)
             if taken < len(view):
                 self._partial += view[taken:]
-            if self._unread_control > self._limits.max_unread_control:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many answers that are not read")
             window = self._limits.connection_window
             if self._room_in <= window >> 1 and self.error is None:
-                self._write_number(frames.WINDOW_UPDATE, 0, window - self._room_in)
+                self._write_credit(0, window - self._room_in)
                 self._room_in = window
         except ConnectionFault as fault:
             self.close(*fault.args)
@@ -527,7 +525,7 @@ class Connection:
                 # Our blocks use no dynamic table; the client must hear so before it makes its own smaller.
                 self._table_update = _EMPTY_TABLE
         self._max_frame_out = settings.get(frames.MAX_FRAME_SIZE, self._max_frame_out)
-        self._unread_control += self._write(frames.SETTINGS, frames.ACK, 0, b"")
+        self._answer(frames.SETTINGS, frames.ACK, 0, b"")
         change = settings.get(frames.INITIAL_WINDOW_SIZE, self._stream_room_out) - self._stream_room_out
         self._stream_room_out += change
         for stream in list(self._streams.values()) if change else ():
@@ -539,7 +537,7 @@ class Connection:
 
     def _on_ping(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if not flags & frames.ACK:
-            self._unread_control += self._write(frames.PING, frames.ACK, 0, bytes(payload))
+            self._answer(frames.PING, frames.ACK, 0, bytes(payload))
         elif self._shutting_down and payload == _SHUTDOWN_PING:
             self.shutdown()
 
@@ -611,7 +609,7 @@ class Connection:
         credit = self._limits.stream_window - stream._room_in
         if credit > 0 and not stream._state & (_CLOSED | _ENDED | _HELD):
             stream._room_in += credit
-            self._write_number(frames.WINDOW_UPDATE, stream.id, credit)
+            self._write_credit(stream.id, credit)
 
     # What we send
 
@@ -753,24 +751,29 @@ class Connection:
         self._refuse(stream.id, code)
 
     def _refuse(self, stream_id: int, code: ErrorCode) -> None:
-        self._unread_control += self._write_reset(stream_id, code)
+        self._reset_ids.append(stream_id)
+        self._answer(frames.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
         self._count_reset()
 
-    def _write_reset(self, stream_id: int, code: int) -> int:
+    def _write_reset(self, stream_id: int, code: int) -> None:
         self._reset_ids.append(stream_id)
-        return self._write_number(frames.RST_STREAM, stream_id, code)
+        self._write(frames.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
 
     # Output
 
-    def _write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> int:
-        """Write a frame; return its size."""
-        size = _FRAME_HEADER + len(payload)
+    def _write(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         self._output.append(_pack_frame(len(payload) << 8 | kind, flags, stream_id) + payload)
-        self.output_bytes += size
-        return size
+        self.output_bytes += _FRAME_HEADER + len(payload)
 
-    def _write_number(self, kind: int, stream_id: int, number: int) -> int:
-        return self._write(kind, 0, stream_id, number.to_bytes(4, "big"))
+    def _answer(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """Write what the client makes us write."""
+        self._write(kind, flags, stream_id, payload)
+        self._unread_control += _FRAME_HEADER + len(payload)
+        if self._unread_control > self._limits.max_unread_control:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many answers that are not read")
+
+    def _write_credit(self, stream_id: int, credit: int) -> None:
+        self._write(frames.WINDOW_UPDATE, 0, stream_id, credit.to_bytes(4, "big"))
 
     def _write_goaway(self, code: ErrorCode, reason: str) -> None:
         """Draw the line: streams that come from now on are not for us."""
