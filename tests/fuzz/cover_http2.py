@@ -14,24 +14,23 @@ corpus does not is added to it by
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
-try:
-    import atheris
-except ImportError:
-    atheris = None
+atheris: Any = None
+if __name__ == "__main__":
+    with suppress(ImportError):
+        import atheris
 
 # What is imported first is what is measured.
-with (
-    atheris.instrument_imports(include=["mlserver.wire.http2"])
-    if atheris is not None and __name__ == "__main__"
-    else nullcontext()
-):
+with atheris.instrument_imports(include=["mlserver.wire.http2"]) if atheris else nullcontext():
     from mlserver.wire.http2 import PREFACE
     from tests.fuzz.fuzz_http2 import TOKENS, Fuzzer, shuffled
     from tests.fuzz.mutate import CORPUS, Mutator, seeds
@@ -65,19 +64,14 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return changed
 
 
-def _guided(arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        keep = arguments.keep or folder
-        options = ["-timeout=10", "-rss_limit_mb=2048", f"-max_len={LONGEST}", "-print_final_stats=1"]
-        if arguments.merge:
-            options += ["-merge=1", str(FOUND), arguments.merge]
-        else:
-            options += [f"-max_total_time={arguments.seconds}", keep, str(FOUND), str(CORPUS / "http2")]
-        atheris.Setup([sys.argv[0], *options], check, custom_mutator=mutate)
-        atheris.Fuzz()
+def _guided(seconds: int, keep: str) -> None:
+    options = ["-timeout=10", "-rss_limit_mb=2048", f"-max_len={LONGEST}", "-print_final_stats=1"]
+    options += [f"-max_total_time={seconds}", keep, str(FOUND), str(CORPUS / "http2")]
+    atheris.Setup([sys.argv[0], *options], check, custom_mutator=mutate)
+    atheris.Fuzz()
 
 
-def _unguided(seconds: float, report: Callable[[str], None] = print) -> int:
+def _unguided(seconds: float) -> int:
     """How many inputs there was time for."""
     choose = random.Random(0)
     corpus = [*seeds("http2"), *seeds(FOUND.name)]
@@ -87,20 +81,55 @@ def _unguided(seconds: float, report: Callable[[str], None] = print) -> int:
         try:
             check(data)
         except Exception:
-            report(f"at {data!r}:")
+            print(f"at {data!r}:")
             raise
         count += 1
     return count
+
+
+def reached(data: bytes) -> set[tuple[str, int, int]]:
+    """Which line of the core led to which other one."""
+    steps: set[tuple[str, int, int]] = set()
+    last: dict[int, int] = {}
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if Path(frame.f_code.co_filename).parent.name != "http2":
+            return None
+        steps.add((frame.f_code.co_filename, last.get(id(frame), 0), frame.f_lineno))
+        last[id(frame)] = frame.f_lineno
+        if event == "return":
+            del last[id(frame)]
+        return trace
+
+    sys.settrace(trace)
+    try:
+        check(data)
+    finally:
+        sys.settrace(None)
+    return steps
+
+
+def _merge(folder: Path) -> None:
+    steps: set[tuple[str, int, int]] = set().union(*map(reached, [*seeds("http2"), *seeds(FOUND.name)]))
+    for data in sorted((path.read_bytes() for path in folder.iterdir()), key=len):
+        if new := reached(data) - steps:
+            steps |= new
+            (FOUND / f"{hashlib.sha1(data).hexdigest()[:12]}.h2").write_bytes(data)
+    files = [path.stat().st_size for path in FOUND.iterdir()]
+    print(f"{len(files)} files of {sum(files):,} bytes reach {len(steps):,} steps")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--keep")
-    parser.add_argument("--merge")
+    parser.add_argument("--merge", type=Path)
     arguments = parser.parse_args()
     FOUND.mkdir(exist_ok=True)
-    if atheris is None:
+    if arguments.merge:
+        _merge(arguments.merge)
+    elif atheris is None:
         print(f"without atheris, and so without guidance: {_unguided(arguments.seconds):,} inputs")
     else:
-        _guided(arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            _guided(arguments.seconds, arguments.keep or folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz import fuzz_http, fuzz_http2, fuzz_json, fuzz_protobuf
+from tests.fuzz import cover_http2, fuzz_http, fuzz_http2, fuzz_json, fuzz_protobuf
 from tests.fuzz.mutate import CORPUS, Mutator, seeds
 
 _STATUSES = {"200", "400", "422"}
@@ -35,6 +35,18 @@ def test_fuzz(fuzz: Any, runs: int, outcomes: set[str]) -> None:
 def test_the_corpus_is_small(kind: str) -> None:
     sizes = [path.stat().st_size for path in (CORPUS / kind).iterdir()]
     assert 10 < len(sizes) < 60 and sum(sizes) < 100_000
+
+
+def test_what_coverage_has_found() -> None:
+    """The corpus of `cover_http2`, and some changes of it."""
+    choose = random.Random(0)
+    corpus = [*seeds("http2"), *seeds("http2_found")]
+    outcomes = set().union(*map(cover_http2.check, corpus))
+    assert outcomes >= _CODES | {"FLOW_CONTROL_ERROR", "STREAM_CLOSED"}
+    for data in corpus:
+        cover_http2.check(cover_http2.mutate(data, cover_http2.LONGEST, choose.randrange(2**32)))
+    sizes = [len(data) for data in corpus]
+    assert 20 < len(sizes) < 200 and sum(sizes) < 200_000
 
 
 def test_a_run_can_be_repeated() -> None:

@@ -279,10 +279,8 @@ class Connection:
 
     def _parse(self, view: memoryview) -> int:
         """Handle all frames of which there is enough. Returns how many bytes those were."""
-        events = self._events
-        on_request, on_data = events.request, events.data
-        streams = self._streams
-        known = self._headers.known
+        on_request, on_data = self._events.request, self._events.data
+        streams, known = self._streams, self._headers.known
         limits = self._limits
         max_frame, max_streams = limits.max_frame, limits.max_streams
         low = limits.stream_window >> 1
@@ -586,9 +584,8 @@ class Connection:
         if self._now - self._counted_since >= limits.window_s:
             self._counted_since, self._work_before = self._now, work
             self._control = self._resets = 1
-        self._most_control = limits.max_control_frames + limits.control_frames_per_frame * (
-            work - self._work_before
-        )
+        earned = limits.control_frames_per_frame * (work - self._work_before)
+        self._most_control = limits.max_control_frames + earned
         if self._control > self._most_control:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without work")
         if self._resets > limits.max_resets:
