@@ -17,7 +17,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test test-faults test-thirdparty test-clients lint format types protos docs check fuzz bench bench-micro clean
+.PHONY: help serve test test-faults test-thirdparty test-clients lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -87,6 +87,11 @@ fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz.fuzz_http --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_protobuf --runs 1000000
 	$(BIN)/python -m tests.fuzz.fuzz_http2 --runs 1000000
+
+# Guided by coverage where there is a wheel of atheris, mutated by hand where there is none.
+fuzz-http2: $(DEV)
+	-$(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python -m tests.fuzz.cover_http2 --seconds 600
 
 # Against peers and floors, which are installed beside the project; see benchmarks/README.md.
 bench: $(DEV)
