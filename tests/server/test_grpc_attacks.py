@@ -207,7 +207,7 @@ CONNECTION_ERRORS: dict[str, tuple[bytes, ErrorCode]] = {
     "window overflow": (credit(0, MAX_WINDOW), ErrorCode.FLOW_CONTROL_ERROR),
     "windows that are too large": (settings([(WINDOW, 2**31)]), ErrorCode.FLOW_CONTROL_ERROR),
     "frames that are too small": (settings([(MAX_FRAME, 16_383)]), ErrorCode.PROTOCOL_ERROR),
-    "too many settings": (settings([(TABLE_SIZE, 0)] * 101), ErrorCode.ENHANCE_YOUR_CALM),
+    "too many settings": (settings([(TABLE_SIZE, 0)] * 5_462), ErrorCode.ENHANCE_YOUR_CALM),
     "data on a closed stream": (answered(data(1, b"x")), ErrorCode.STREAM_CLOSED),
     "headers on a closed stream": (answered(headers(1, OPEN)), ErrorCode.STREAM_CLOSED),
 }  # fmt: skip

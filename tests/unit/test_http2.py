@@ -450,7 +450,7 @@ class TestReplies:
         parts: list[bytes | bytearray | memoryview] = [b"abc", b"", bytearray(20_000), memoryview(b"xyz")]
         peer.connection.send_data(stream, parts, end_stream=True)
         sent = peer.sent()[1:]
-        assert [(len(s.payload), s.flags) for s in sent] == [(16_384, 0), (3_622, END_STREAM)]
+        assert [(len(s.payload), s.flags) for s in sent] == [(16_384, 0), (3_622, 0), (0, END_STREAM)]
         assert b"".join(s.payload for s in sent) == b"".join(parts)
 
     def test_an_end_without_data(self) -> None:
@@ -978,7 +978,7 @@ class TestAttacks:
 
     def test_too_many_settings(self) -> None:
         peer = Peer()
-        peer.send(settings([(WINDOW, 1)] * 101))
+        peer.send(settings([(WINDOW, 1)] * 5_462))
         assert peer.goaway() == ErrorCode.ENHANCE_YOUR_CALM
 
     def test_headers_above_the_limit_are_told_and_the_table_stays_right(self) -> None:

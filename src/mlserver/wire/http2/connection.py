@@ -52,7 +52,6 @@ _unpack_frame = _FRAME.unpack_from
 _pack_frame = _FRAME.pack
 _FRAME_HEADER = 9
 _SETTING = Struct(">HI")
-_MOST_SETTINGS = 100  # in one frame; there are about ten kinds
 
 # Bits of Stream._state
 _ENDED = 1  # the client has sent END_STREAM
@@ -61,8 +60,6 @@ _FINISHED = 4  # so is our END_STREAM, or it waits in the queue
 _CLOSED = 8
 _HELD = 16
 
-_REMEMBERED_RESETS = 512
-_REMEMBERED_GAPS = 64
 _TURN = 64 * 1024  # bytes that one stream sends while others wait for the connection's window
 _SHUTDOWN_PING = b"shutdown"
 _EMPTY_TABLE = b"\x20"  # RFC 7541, section 6.3: a dynamic table of 0 bytes
@@ -167,8 +164,8 @@ class Connection:
         # Streams
         self._streams: dict[int, Stream] = {}
         self._next_id = 1  # the smallest that the client may open
-        self._skipped: deque[range] = deque(maxlen=_REMEMBERED_GAPS)
-        self._reset_ids: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
+        self._skipped: deque[range] = deque(maxlen=64)
+        self._reset_ids: deque[int] = deque(maxlen=512)
         self._shutting_down = False
         self._last_accepted = MAX_ID + 1  # less once the line is drawn: streams above it are not for us
 
@@ -508,8 +505,6 @@ class Connection:
     def _on_settings(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if (flags & frames.ACK and len(payload)) or len(payload) % _SETTING.size:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "settings of the wrong size")
-        if len(payload) > _MOST_SETTINGS * _SETTING.size:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
         if flags & frames.ACK:
             return
         self._greeted = True
@@ -792,7 +787,6 @@ class Connection:
         """Move what a stream has to send to the output, as far as the windows permit; about `most` bytes."""
         queue = stream._queue
         assert queue is not None
-        ends = False
         while queue:
             room = min(stream._room_out, self._room_out, self._max_frame_out)
             if room <= 0 or most <= 0:
@@ -813,17 +807,16 @@ class Connection:
             self.queued_bytes -= size
             self._room_out -= size
             self._work += 1
-            ends = stream._end == b"" and not queue
-            self._output.append(_pack_frame(size << 8, ends, stream.id))
+            self._output.append(_pack_frame(size << 8, 0, stream.id))
             self._output += payload
             self.output_bytes += _FRAME_HEADER + size
         stream._queue = None
         self._waiting.pop(stream.id, None)
-        if stream._end is not None:
-            if stream._end:
-                self._write_block(stream.id, stream._end, True)
-            elif not ends:
-                self._write(DATA, END_STREAM, stream.id, b"")
+        if stream._end:
+            self._write_block(stream.id, stream._end, True)
+            self._finish(stream)
+        elif stream._end is not None:
+            self._write(DATA, END_STREAM, stream.id, b"")
             self._finish(stream)
         elif tell:
             self._events.writable(stream)
