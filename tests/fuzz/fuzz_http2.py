@@ -21,7 +21,7 @@ from typing import Any
 
 from hpack import Decoder
 
-from mlserver.wire.http2 import PREFACE, ErrorCode, Headers, Limits, Stream
+from mlserver.wire.http2 import PREFACE, ErrorCode, Headers, Limits, Stream, encode_headers
 from tests import http2
 from tests.fuzz.mutate import Found, Mutator, Summary, command_line, resident_mib, seeds
 from tests.http2 import HEAD, TRAILERS, Frame, Peer, frame
@@ -34,7 +34,8 @@ TOKENS = (
     b"\xbf", b"\xff\0", b"\x3f\xe1\x1f", b"\x20", b"\x40\1a\1b", b"\0\1A\1b", b"\x7f\x81\x01", PREFACE,
     b"\1\4\0\0\0\1", b"\1\5\0\0\0\3", b"\1\0\0\0\0\5", b"\x09\4\0\0\0\5", b"\x09\0\0\0\0\5",
     b"\0\x08\0\0\0\1",
-    b"\1\x2c\0\0\0\7", b"\2\0\0\0\0\1",
+    b"\1\x2c\0\0\0\7", b"\2\0\0\0\0\1", b"\0\0\x08\6\1\0\0\0\0shutdown",
+    b"\0\0\4\x08\0\0\0\0\0",
 )  # fmt: skip
 LIMITS = Limits(
     max_streams=4,
@@ -48,6 +49,7 @@ LIMITS = Limits(
     max_unread_control=2_000,
 )
 _BODY = bytes(range(256)) * 300
+_LARGE_HEAD = encode_headers([(b":status", b"200"), (b"a", b"x" * 20_000)])
 
 
 class Caller(Peer):
@@ -63,6 +65,10 @@ class Caller(Peer):
         super().request(stream, headers, end_stream)
         if stream.id % 5 == 0:
             self.connection.hold(stream)
+        elif stream.id % 5 == 2 and stream.id - 2 in self.streams:
+            self.connection.release(self.streams[stream.id - 2])
+        if stream.id == 13:
+            self.connection.shutdown()
         if end_stream or stream.id % 11 == 0:
             self.answer(stream)
 
@@ -93,7 +99,7 @@ class Caller(Peer):
 
     def answer(self, stream: Stream) -> None:
         connection = self.connection
-        manner = stream.id // 2 % 4
+        manner = stream.id // 2 % 6
         if manner == 0:
             connection.respond(stream, HEAD, b"small", TRAILERS)
         elif manner == 1:
@@ -101,11 +107,16 @@ class Caller(Peer):
         elif manner == 2:
             connection.reset(stream)
             self.over.add(stream.id)
-        else:
+        elif manner == 3:
             connection.send_headers(stream, HEAD)
             connection.send_data(stream, [b"part", _BODY[:500]])
             if not stream.pending:
                 connection.send_trailers(stream, TRAILERS)
+        elif manner == 4:
+            connection.send_headers(stream, _LARGE_HEAD)
+            connection.send_data(stream, _BODY[:500], end_stream=True)
+        else:
+            connection.send_headers(stream, HEAD, end_stream=True)
 
     def told(self) -> list[Any]:
         """All events, with data in one piece."""
