@@ -156,14 +156,11 @@ class MLflowRuntime(MLModel):
             config = json.loads(os.environ[_SERVING_MODEL_CONFIG])
         try:
             return mlflow.pyfunc.load_model(uri, model_config=config)
-        except MLServerError:
-            raise
-        except ModuleNotFoundError as exc:
-            text = f"Model {self.name}: {exc}, in the environment of {sys.executable}"
-            raise MLServerError(text, 500) from exc
         except Exception as exc:
-            text = f"Model {self.name}: MLflow cannot load {uri}: {type(exc).__name__}: {exc}"
-            raise MLServerError(text, 500) from exc
+            missing = _missing_module(exc)
+            where = "" if missing is None else f" ({missing}, in the environment of {sys.executable})"
+            cause = " ".join(f"{type(exc).__name__}: {exc}".split())
+            raise MLServerError(f"Model {self.name}: MLflow cannot load {uri}: {cause}{where}", 500) from exc
 
     def _describe(self, signature: ModelSignature) -> None:
         """Let inputs, outputs and content type be what the signature says."""
@@ -228,3 +225,10 @@ class MLflowRuntime(MLModel):
             return self.encode_response(tensors, default_codec=TensorDictCodec)
         except CodecError as exc:
             raise MLServerError(f"Model {self.name}: its result cannot be sent: {exc.reason}", 500) from exc
+
+
+def _missing_module(exc: BaseException | None) -> ModuleNotFoundError | None:
+    """The missing module that an error goes back to, if it does."""
+    while exc is not None and not isinstance(exc, ModuleNotFoundError):
+        exc = exc.__cause__ or exc.__context__
+    return exc
