@@ -2,8 +2,8 @@
 
 MLflow judges a request by the model's signature before the model sees it. Its verdict names some offenders,
 and hides others behind a dump of all data: here every offender is named. What has passed the signature and
-fails then is the model's fault, but for requests without rows, and for models without a signature where the
-error comes from those parts of scikit-learn that judge their input.
+fails then is the model's fault, with two exceptions: requests without rows, and errors out of those parts of
+scikit-learn that judge the input of its estimators.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["extra_inputs", "find", "is_refusal", "misfit"]
 
 _LISTED: Final = 20
-_SKLEARN_JUDGES: Final = frozenset(
+_VALIDATION: Final = "sklearn.utils.validation"
+# Modules that judge values themselves. Other errors pass through them, too: here the last frame decides.
+_JUDGES: Final = frozenset(
     (
         "sklearn.compose._column_transformer",
+        "sklearn.impute._base",
         "sklearn.preprocessing._encoders",
         "sklearn.utils._encode",
         "sklearn.utils._indexing",
-        "sklearn.utils.validation",
     )
 )
 # The loader of models that are code of their author's own, which may want anything.
@@ -64,11 +66,9 @@ def is_refusal(exc: Exception, data: Any, model: PyFuncModel) -> bool:
     """Whether an error that is none of MLflow's says that the data, not the model, is wrong."""
     if _rows(data) == 0:
         return True
-    if model.metadata.get_input_schema() is not None:
+    if model.loader_module == _OWN_CODE:
         return False
-    if isinstance(data, InferenceRequest):
-        return bool(model.loader_module != _OWN_CODE)
-    return isinstance(exc, (ValueError, TypeError)) and not _SKLEARN_JUDGES.isdisjoint(_modules(exc))
+    return isinstance(data, InferenceRequest) or _is_verdict(exc)
 
 
 def _verdict(exc: Any, data: Any, model: PyFuncModel, what: str) -> str:
@@ -157,14 +157,18 @@ def _rows(data: Any) -> int | None:
     return len(data) if isinstance(data, list) else None
 
 
-def _modules(exc: Exception) -> set[str]:
-    """Modules that the error passed."""
-    found = set()
+def _is_verdict(exc: Exception) -> bool:
+    """Whether the error is what scikit-learn says of values that it cannot use."""
+    if not isinstance(exc, (ValueError, TypeError)) or type(exc).__name__ == "NotFittedError":
+        return False
+    modules = []
     traceback = exc.__traceback__
     while traceback is not None:
-        found.add(str(traceback.tb_frame.f_globals.get("__name__")))
+        module = str(traceback.tb_frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in ("numpy", "pandas", "scipy"):
+            modules.append(module)
         traceback = traceback.tb_next
-    return found
+    return _VALIDATION in modules or (bool(modules) and modules[-1] in _JUDGES)
 
 
 def _quoted(names: Iterable[str]) -> str:

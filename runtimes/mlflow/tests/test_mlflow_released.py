@@ -1,7 +1,7 @@
 """The released mlserver-mlflow 1.7.1 loads and answers on this server as it is.
 
-It is installed without its dependencies into an environment of its own, where `mlserver` is this one, and only
-ever asked from outside.
+It is installed without its dependencies into an environment of its own, where `mlserver` is this one, and is
+only ever asked from outside.
 """
 
 from __future__ import annotations
@@ -105,5 +105,7 @@ def test_its_metadata_comes_from_the_signature(server: Server) -> None:
 def test_its_routes_answer(server: Server) -> None:
     for path in ("/ping", "/health", "/version"):
         assert server.get(path).status_code == 200
+    # Both models have the routes; now only one.
+    assert server.post("/v2/repository/models/named/unload").status_code == 200
     answer = server.post("/invocations", json={"dataframe_records": X.head(2).to_dict(orient="records")})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [0, 0]})

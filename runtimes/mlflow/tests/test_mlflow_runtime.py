@@ -460,6 +460,21 @@ async def test_faults_of_the_model_are_its_own(load: Load) -> None:
     assert "input 'x'" in await refused(model, request(tensor("x", ["a"], "BYTES")))
 
 
+async def test_values_that_an_estimator_refuses(load: Load) -> None:
+    model = await load("pets")
+    strange = PETS.head(2).assign(kind=["cat", "unicorn"])
+    assert "unicorn" in await refused(model, columns(strange, kind="BYTES", age="INT64", tame="BOOL"))
+    model = await load("columns")
+    assert "contains NaN" in await refused(model, columns(X.head(2).assign(**{COLUMNS[0]: np.nan})))
+
+
+async def test_code_inside_of_an_estimator_fails_on_its_own(load: Load) -> None:
+    model = await load("own code")
+    assert only(await model.predict(columns())).shape == [3, 1]
+    with pytest.raises(ValueError, match="swordfish"):
+        await model.predict(columns(X.head(2).assign(**{COLUMNS[0]: 5000.0})))
+
+
 # --- loading -----------------------------------------------------------------------------------------------
 
 
