@@ -4,6 +4,7 @@
 #   make test-faults   kill workers, leave calls, overload, reload: minutes
 #   make test-thirdparty  run released runtimes of MLServer 1.7.1 on this server; needs a package index
 #   make test-clients   other people's gRPC clients and proxies, see tests/clients/README.md
+#   make test-runtimes-mlflow  test the MLflow runtime with three versions of MLflow; needs a package index
 #   make protos  write the gRPC messages and stubs anew, after a change of proto/
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,7 +18,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough for the example.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test test-faults test-thirdparty test-clients lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
+.PHONY: help serve test test-faults test-thirdparty test-clients test-runtimes-mlflow lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -61,6 +62,26 @@ test-thirdparty: $(DEV)
 test-clients: $(DEV)
 	$(BIN)/python -m tests.clients.prepare
 	$(BIN)/python -m pytest tests/clients -m clients -rs
+# MLflow brings much along, and each version other things: an environment for each. The older ones are the last of
+# 2 and of 3 that know `--enable-mlserver`; the scoring server of 2.22 does not start on starlette 1.
+MLFLOW_ENVIRONMENTS := build/mlflow
+MLFLOW_OLD := $(MLFLOW_ENVIRONMENTS)/2.22.0/.ready $(MLFLOW_ENVIRONMENTS)/3.12.0/.ready
+MLFLOW_NEW := $(MLFLOW_ENVIRONMENTS)/current/.ready
+
+$(MLFLOW_OLD): $(MLFLOW_ENVIRONMENTS)/%/.ready: pyproject.toml runtimes/mlflow/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet "mlflow==$*" "starlette<1" --editable . --editable runtimes/mlflow
+	@touch $@
+
+$(MLFLOW_NEW): pyproject.toml runtimes/mlflow/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --editable . --editable runtimes/mlflow --group dev
+	@touch $@
+
+test-runtimes-mlflow: $(MLFLOW_OLD) $(MLFLOW_NEW)
+	MLFLOW_ENVIRONMENTS=$(abspath $(MLFLOW_ENVIRONMENTS)) $(MLFLOW_ENVIRONMENTS)/current/bin/python -m pytest runtimes/mlflow
 
 lint: $(DEV)
 	$(BIN)/ruff check .
