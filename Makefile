@@ -77,7 +77,7 @@ $(MLFLOW_OLD): $(MLFLOW_ENVIRONMENTS)/%/.ready: pyproject.toml runtimes/mlflow/p
 $(MLFLOW_NEW): pyproject.toml runtimes/mlflow/pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --editable . --editable runtimes/mlflow --group dev
+	$(@D)/bin/python -m pip install --quiet --editable . --editable runtimes/mlflow --group dev lightgbm xgboost catboost
 	@touch $@
 
 test-runtimes-mlflow: $(MLFLOW_OLD) $(MLFLOW_NEW)

@@ -4,6 +4,7 @@ what was wrong."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -17,8 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import saving
+from mlflow.models import infer_signature
 from mlserver_mlflow import MLflowRuntime, TensorDictCodec, __version__
-from saving import COLUMNS, PETS, X
+from saving import COLUMNS, PETS, X, Y
 
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec, StringRequestCodec
 from mlserver.codecs.base import find_request_codec, find_request_codec_by_type_hint
@@ -61,6 +63,27 @@ async def refused(model: MLflowRuntime, request: InferenceRequest) -> str:
         await model.predict(request)
     assert caught.value.status_code == 400, caught.value
     return str(caught.value)
+
+
+def _lightgbm() -> Any:
+    import lightgbm
+
+    return lightgbm.train({"verbose": -1}, lightgbm.Dataset(X, Y), 5)
+
+
+def _xgboost() -> Any:
+    import xgboost
+
+    return xgboost.XGBClassifier(n_estimators=5).fit(X, Y)
+
+
+def _catboost() -> Any:
+    import catboost
+
+    return catboost.CatBoostRegressor(iterations=5, verbose=0, allow_writing_files=False).fit(X, Y)
+
+
+TREES = {"lightgbm": _lightgbm, "xgboost": _xgboost, "catboost": _catboost}
 
 
 # --- import ------------------------------------------------------------------------------------------------
@@ -565,6 +588,23 @@ async def test_rows_are_independent_where_that_is_known(load: Load, name: str, i
     model = await load(name)
     assert promises(model, "rows_independent") is independent
     assert promises(model, "inline") is False
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
+async def test_trees(load: Load, tmp_path: Path, library: str) -> None:
+    pytest.importorskip(library)
+    flavour = importlib.import_module(f"mlflow.{library}")
+    trained = TREES[library]()
+    expected = np.asarray(trained.predict(X))
+    signature = infer_signature(X, expected)
+    save: Any = flavour.save_model
+    save(trained, str(tmp_path / "model"), signature=signature, pip_requirements=saving.REQUIREMENTS)
+    model = await load(tmp_path / "model")
+    assert promises(model, "rows_independent")
+    np.testing.assert_array_equal(
+        NumpyCodec.decode_output(only(await model.predict(columns(X)))).reshape(expected.shape), expected
+    )
+    assert "'sepal length (cm)'" in await refused(model, columns(X.drop(columns="sepal length (cm)")))
 
 
 async def test_arrays_come_back_as_they_were_made(load: Load) -> None:
