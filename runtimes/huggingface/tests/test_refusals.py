@@ -1,0 +1,130 @@
+"""What a request gets wrong is a 400 that names it, before anything is computed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from asking import request, rows, tensor
+from conftest import Serve
+
+from mlserver.errors import MLServerError
+from mlserver.types import InferenceRequest
+
+WORDS = "the quick brown fox"
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "match"),
+    [
+        ("text-classification", request(args=[WORDS], top_kk=1), "input 'top_kk' is not known .*top_k"),
+        ("text-classification", request(args=[WORDS], tokenizer=["x"]), "input 'tokenizer' is not known"),
+        ("text-classification", request(top_k=1), "no input to ask about.*'array_inputs'"),
+        ("text-classification", request(args=[]), "input 'args' is empty"),
+        ("text-classification", request(args=[WORDS], inputs=[WORDS]), "'args' and 'inputs' both"),
+        ("text-classification", request(tensor("args", [1.5])), "input 'args' has datatype FP64"),
+        ("text-classification", request(tensor("args", [WORDS, None])), "input 'args': element 1 is NoneType"),
+        ("text-classification", request(tensor("args", [7], None, "BYTES")), "input 'args': element 0 is int"),
+        (
+            "text-classification",
+            request(tensor("args", ["aGVsbG8="], "base64")),
+            r"input 'args' \(content type 'base64'\): element 0 is bytes",
+        ),
+        (
+            "text-classification",
+            request(tensor("args", [WORDS], "pillow_image")),
+            "'args': element 0 is no image",
+        ),
+        (
+            "text-classification",
+            request(tensor("args", [WORDS], "hg_jsonlist")),
+            "'args': element 0 is no JSON",
+        ),
+        (
+            "text-classification",
+            request(args=["the " * 100]),
+            "input 'args': text 0 has 102 tokens, the model takes 64",
+        ),
+        (
+            "text-classification",
+            request(args=[WORDS], function_to_apply=["magic"]),
+            "inputs 'function_to_apply': ",
+        ),
+        (
+            "text-classification",
+            request(tensor("array_inputs", [json.dumps({"txt": WORDS})], "hg_jsonlist")),
+            "input 'array_inputs': ",
+        ),
+        ("fill-mask", request(array_inputs=[WORDS]), "input 'array_inputs': No mask_token"),
+        ("token-classification", request(args=[WORDS], aggregation_strategy=["none!"]), "aggregation_strategy"),
+        ("question-answering", request(question=["the dog?"]), "input 'context' is missing or empty"),
+        ("question-answering", request(question=["a?"], context=[" "]), "input 'context': element 0 is empty"),
+        (
+            "question-answering",
+            request(question=["a?"], context=["a dog", "a fox"]),
+            "'question' and 'context' have 1 and 2 elements",
+        ),
+        ("question-answering", request(question=["a?"], context=["a"], top_k=0), "`top_k` must be at least 1"),
+        ("zero-shot-classification", request(array_inputs=[WORDS]), "input 'candidate_labels' is missing"),
+        (
+            "zero-shot-classification",
+            request(array_inputs=[WORDS], candidate_labels=["a"], hypothesis_template=["none"]),
+            "hypothesis_template",
+        ),
+        ("text-generation", request(array_inputs=[WORDS], max_tokens=5), "input 'max_tokens' is not known"),
+        ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "max_new_tokens"),
+        ("text-generation", request(array_inputs=[WORDS], streamer=5), "input 'streamer' is not known"),
+        ("image-classification", request(inputs=["bm90IGFuIGltYWdl"]), "'inputs': element 0 is no image"),
+        ("image-classification", request(inputs=["/etc/passwd"]), "'inputs': element 0 is no image"),
+        ("image-classification", request(tensor("inputs", [[1.0, 2.0]], None, "FP32")), "shape \\[2\\]"),
+        ("audio-classification", request(inputs=["/etc/passwd"]), "input 'inputs': element 0 is text"),
+        ("conversational", request(array_inputs=["hello"]), "'array_inputs': element 0 is no JSON"),
+        ("conversational", request(array_inputs=["{}"]), "has no `new_user_input`"),
+        (
+            "conversational",
+            request(array_inputs=['{"new_user_input": "a", "generated_responses": "b"}']),
+            "`generated_responses` is not a list",
+        ),
+    ],
+)
+async def test_refusals(serve: Serve, task: str, asked: InferenceRequest, match: str) -> None:
+    model = await serve(task)
+    with pytest.raises(MLServerError, match=match) as caught:
+        await model.predict(asked)
+    assert caught.value.status_code == 400
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
+async def test_a_refusal_takes_nobody_along(serve: Serve, task: str) -> None:
+    model = await serve(task)
+    text = "the [MASK] fox"
+    bad = WORDS if task == "fill-mask" else "the " * 100
+    asks = [request(array_inputs=[bad if index == 3 else text]) for index in range(8)]
+    expected = rows(await model.predict(asks[0]))
+    answers = await asyncio.gather(*map(model.predict, asks), return_exceptions=True)
+    for index, answer in enumerate(answers):
+        if index == 3:
+            assert isinstance(answer, MLServerError)
+            assert answer.status_code == 400
+        else:
+            assert not isinstance(answer, BaseException)
+            assert [len(row) for row in rows(answer)] == [len(row) for row in expected]
+
+
+async def test_a_fault_of_the_model_is_no_refusal(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = await serve("text-classification")
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(model._model.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="out of order"):
+        await model.predict(request(args=[WORDS]))
+
+
+async def test_what_is_the_servers_business_is_left_aside(serve: Serve) -> None:
+    model = await serve("text-classification")
+    plain = rows(await model.predict(request(args=[WORDS])))
+    assert rows(await model.predict(request(args=[WORDS], batch_size=4, num_workers=7))) == plain
