@@ -17,7 +17,10 @@ from typing import Any
 import harness
 import peers
 
-WORDS = "the a quick brown fox jumps over lazy dog good bad film with end old friend lives in small house".split()
+WORDS = (
+    *("the", "a", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "good", "bad", "film"),
+    *("with", "end", "old", "friend", "lives", "in", "small", "house"),
+)
 SIDES = {"alone": 1, "together": 32}
 MODEL = "texts"
 PATH = f"/v2/models/{MODEL}/infer"
@@ -75,9 +78,7 @@ def ask(server: harness.Server, text: str) -> Any:
         return json.loads(answer["outputs"][0]["data"][0])
 
 
-def load(
-    server: harness.Server, connections: int, seconds: int, words: tuple[int, int]
-) -> dict[str, float]:
+def load(server: harness.Server, connections: int, seconds: int, words: tuple[int, int]) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("wb", prefix="bench-bodies-") as bodies:
         bodies.write(b"\n".join(map(body, texts(200, words))))
         bodies.flush()
@@ -136,7 +137,9 @@ def main() -> int:
         {"side": name, "failed": 0} | {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in found.items()
     ]
-    title = f"DistilBERT {chosen.dim} x {chosen.layers}, {chosen.connections} callers, one text of {chosen.words} words each"
+    title = (
+        f"DistilBERT {chosen.dim} x {chosen.layers}, {chosen.connections} callers, {chosen.words} words each"
+    )
     harness.print_table(title, COLUMNS, rows)
     alone, together = (row["texts_per_second"] for row in rows)
     print(f"together / alone: {together / alone:.1f}")

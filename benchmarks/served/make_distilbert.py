@@ -1,5 +1,6 @@
-"""A DistilBERT with random weights, and a tokenizer for the words of the benchmark: `make_distilbert.py FOLDER
-DIM LAYERS WORDS`. What it answers means nothing; what it computes is what a trained one would.
+"""A DistilBERT with random weights, and a tokenizer for the words of the benchmark.
+
+`make_distilbert.py FOLDER DIM LAYERS WORDS`. It computes as much as a trained one.
 """
 
 import sys

@@ -20,7 +20,7 @@ from PIL import Image
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.codecs.base import find_input_codec
 from mlserver.codecs.lists import elements_of
-from mlserver.errors import CodecError, InferenceError
+from mlserver.errors import InferenceError
 from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, MetadataTensor, RequestInput
 from mlserver_huggingface.batching import Ask
@@ -220,7 +220,8 @@ class Arguments:
         more = len(names) - _MOST_NAMES_LISTED
         return (
             f"input '{name}' is not known to task '{self._task}': expected {self._row} in "
-            f"'{self._expected_name()}'" + (f", or one of {known}" if known else "")
+            f"'{self._expected_name()}'"
+            + (f", or one of {known}" if known else "")
             + (f" and {more} more" if more > 0 else "")
         )
 
@@ -309,7 +310,9 @@ class Arguments:
             if self._task == "question-answering":
                 for name in ("question", "context"):
                     if not isinstance(row.get(name) if isinstance(row, dict) else None, str):
-                        raise InferenceError(f"input '{tensor.name}': element {index} has no text in '{name}'")
+                        raise InferenceError(
+                            f"input '{tensor.name}': element {index} has no text in '{name}'"
+                        )
             if isinstance(row, dict) and isinstance(row.get("image"), str) and not _is_address(row["image"]):
                 row["image"] = decode_image(f"{tensor.name}.image", index, row["image"])
         return rows
@@ -333,7 +336,9 @@ class Arguments:
     def _misfit(self, tensor: RequestInput, index: int, what: str) -> str:
         content_type = self._content_type(tensor)
         by = f" (content type '{content_type}')" if content_type else ""
-        return f"input '{tensor.name}'{by}: element {index} is {what}, task '{self._task}' expects {self._row}"
+        return (
+            f"input '{tensor.name}'{by}: element {index} is {what}, task '{self._task}' expects {self._row}"
+        )
 
     # How it is asked
 

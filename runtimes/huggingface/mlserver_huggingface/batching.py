@@ -17,6 +17,7 @@ from typing import Any
 
 __all__ = ["Ask", "Batcher", "length_groups"]
 
+
 @dataclass(eq=False)
 class Ask:
     """One call of the pipeline as a request means it.
@@ -37,7 +38,7 @@ Outcome = list[bytes] | Exception
 """Rows of an answer, a JSON document each; or why there is none."""
 
 Answer = Callable[[Sequence[Ask], Callable[[], bool]], list[Outcome]]
-"""Answers questions of one key, in order. The function tells whether nobody waits for any of them any more."""
+"""Answers questions of one key, in order. The function tells whether nobody waits for any of them now."""
 
 
 def length_groups(
@@ -45,8 +46,8 @@ def length_groups(
 ) -> list[list[int]]:
     """Indices of rows in groups of at most `most`, so that padding and calls together cost least.
 
-    A group costs its size times its longest length, plus `per_call`, which is what a call costs besides, in the
-    same unit. exact: each group has rows of one length only.
+    A group costs its size times its longest length, plus `per_call`, which is what a call costs besides, in
+    the same unit. exact: each group has rows of one length only.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     # best[n]: least cost of the n shortest rows, and where the last group of those starts.

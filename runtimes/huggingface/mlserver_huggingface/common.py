@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,13 +25,21 @@ from mlserver_huggingface.tasks import OWN_TASKS, own_pipeline
 __all__ = ["load_pipeline_from_settings", "set_threads", "supported_tasks", "unify_task"]
 
 
+# transformers patches modules of PyTorch, for all threads, while it reads a model: two at a time fail.
+_loading = threading.Lock()
+
+
 def load_pipeline_from_settings(settings: HuggingFaceSettings, folder: str | None = None) -> Any:
     """The pipeline that settings describe. folder: of the model, where settings name no pretrained one.
 
     Raises InvalidTransformersTask, InvalidOptimumTask, OptimumNotInstalled, InvalidHuggingFaceSettings, and
     whatever transformers raises when it cannot read a model.
     """
-    model = settings.pretrained_model or folder
+    with _loading:
+        return _load(settings, settings.pretrained_model or folder)
+
+
+def _load(settings: HuggingFaceSettings, model: str | None) -> Any:
     tokenizer = settings.pretrained_tokenizer or model
     set_threads(settings)
     if settings.optimum_model:
@@ -84,7 +93,9 @@ def _load_transformers(settings: HuggingFaceSettings, task: str, model: str | No
     parameters = inspect.signature(transformers.pipeline).parameters
     if "trust_remote_code" in options:
         options["trust_remote_code"] = bool(options["trust_remote_code"])
-    top_level = {name: options.pop(name) for name in ("trust_remote_code", "revision") if name in options}
+    top_level: dict[str, Any] = {
+        name: options.pop(name) for name in ("trust_remote_code", "revision") if name in options
+    }
     if settings.framework:
         if "framework" in parameters:
             top_level["framework"] = settings.framework
@@ -139,7 +150,7 @@ def _from_pretrained_options(settings: HuggingFaceSettings) -> dict[str, Any]:
 
 def _device(settings: HuggingFaceSettings) -> Any:
     """The device as pipelines take it. Raises InvalidHuggingFaceSettings for one that is not there."""
-    device = settings.device
+    device: Any = settings.device
     if device is None:
         return 0 if torch.cuda.is_available() else -1
     if isinstance(device, str):
@@ -149,7 +160,9 @@ def _device(settings: HuggingFaceSettings) -> Any:
             raise InvalidHuggingFaceSettings(f"device: '{settings.device}' is none ({exc})") from exc
     wants_cuda = device.type == "cuda" if isinstance(device, torch.device) else device >= 0
     if wants_cuda and not torch.cuda.is_available():
-        raise InvalidHuggingFaceSettings(f"device: {settings.device} is a GPU, but PyTorch finds no CUDA here")
+        raise InvalidHuggingFaceSettings(
+            f"device: {settings.device} is a GPU, but PyTorch finds no CUDA here"
+        )
     return device
 
 

@@ -40,10 +40,22 @@ _BATCHES = frozenset(
 )
 # Tasks whose answers contain what the padding became.
 _EXACT = frozenset(("feature-extraction",))
+# Arguments of generation whose answers would hold the padding of a batch.
+_SHOW_PADDING = frozenset(
+    (
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        "return_tensors",
+        "return_type",
+    )
+)
 # Tasks that end when a stopping criterion says so, and that can tell each token as it comes.
 GENERATING = frozenset(("text-generation", "text2text-generation", "summarization", "translation"))
 
-# What a call costs besides its rows, in characters or tokens of input, until enough calls were observed to know.
+# What a call costs besides its rows, in characters or tokens, until enough calls were observed to know.
 _PER_CALL = 200.0
 _ENOUGH = 20
 
@@ -79,7 +91,8 @@ class LoadedPipeline:
         decoder_only = task == "text-generation"
         if not prepare_padding(pipe, decoder_only) and self.batch_size > 1:
             logger.warning(
-                "The tokenizer of task '%s' has neither pad nor end token: each row is computed by itself", task
+                "The tokenizer of task '%s' has neither pad nor end token: each row is computed by itself",
+                task,
             )
             self.batch_size = 1
 
@@ -131,7 +144,7 @@ class LoadedPipeline:
 
     def _each(self, rows: list[Any], kwargs: dict[str, Any]) -> list[Any]:
         """A result for each row, in order."""
-        if not self.batches:
+        if not self.batches or (self.generates and not kwargs.keys().isdisjoint(_SHOW_PADDING)):
             return [self._only(self.call([row], kwargs)) for row in rows]
         results: list[Any] = [None] * len(rows)
         exact = self.task in _EXACT
@@ -175,17 +188,13 @@ class LoadedPipeline:
         """The error for a caller: what was wrong with the request, or the model's own fault as it is."""
         if isinstance(exc, MLServerError):
             return exc
-        fault: Exception | None = None
-        if _is_refusal(exc):
-            fault = InferenceError(f"{ask.names}: {exc}")
-        else:
-            fault = self._too_long(ask)
+        fault = InferenceError(f"{ask.names}: {exc}") if _is_refusal(exc) else self._too_long(ask)
         if fault is None:
             return exc
         fault.__cause__ = exc
         return fault
 
-    def _too_long(self, ask: Ask) -> Exception | None:
+    def _too_long(self, ask: Ask) -> InferenceError | None:
         tokenizer = getattr(self.pipe, "tokenizer", None)
         config = getattr(self.pipe.model, "config", None)
         limits = [
@@ -214,6 +223,9 @@ class LoadedPipeline:
 class _Stop(transformers.StoppingCriteria):  # type: ignore[misc]
     def __init__(self, condition: Callable[[], bool]) -> None:
         self._condition = condition
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self  # older pipelines copy their arguments, but this one belongs to whoever waits
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         stop = self._condition()

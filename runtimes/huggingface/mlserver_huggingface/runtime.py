@@ -51,8 +51,8 @@ class HuggingFaceRuntime(MLModel):
     """Serves any pipeline of transformers.
 
     Requests that arrive while the pipeline computes are answered together. Where an answer has a row for each
-    text, the core merges them, which is quickest. Of other tasks only this runtime knows which inputs are rows
-    and how many rows of an answer are whose, so it merges them itself (see `batching`).
+    text, the core merges them, which is quickest. Of other tasks only this runtime knows which inputs are
+    rows and how many rows of an answer are whose, so it merges them itself (see `batching`).
 
     Generated text can be streamed. The pipeline is `_model`.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -126,7 +127,8 @@ def parse_parameters_from_env() -> dict[str, Any]:
 def _parse(name: str, value: Any, kind: str) -> Any:
     if kind == "STRING":
         return str(value)
-    parse = {"INT": int, "FLOAT": float, "DOUBLE": float, "BOOL": _bool}.get(kind)
+    parsers: dict[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "DOUBLE": float, "BOOL": _bool}
+    parse = parsers.get(kind)
     if parse is None:
         raise InvalidModelParameterType(kind)
     try:

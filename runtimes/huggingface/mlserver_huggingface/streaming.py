@@ -27,6 +27,9 @@ class _Streamer(transformers.TextStreamer):  # type: ignore[misc]
         self._loop = loop
         self._queue = queue
 
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self  # older pipelines copy their arguments, but this one belongs to whoever waits
+
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, text)

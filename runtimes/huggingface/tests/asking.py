@@ -15,7 +15,9 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters, Requ
 DATATYPES = {bool: "BOOL", int: "INT64", float: "FP64"}
 
 
-def tensor(name: str, data: Any, content_type: str | None = None, datatype: str | None = None) -> RequestInput:
+def tensor(
+    name: str, data: Any, content_type: str | None = None, datatype: str | None = None
+) -> RequestInput:
     values = data if isinstance(data, list) else [data]
     return RequestInput(
         name=name,

@@ -31,7 +31,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture
 async def serve(folder_of: Callable[[str], Path]) -> AsyncIterator[Serve]:
-    """Loads a runtime for a task. Keywords go into `parameters.extra`, `settings` into the model's settings."""
+    """Loads a runtime for a task. Keywords go into `parameters.extra`, `settings` into those of the model."""
     loaded = []
 
     async def serve(

@@ -25,8 +25,16 @@ WORDS = "the quick brown fox"
         ("text-classification", request(args=[]), "input 'args' is empty"),
         ("text-classification", request(args=[WORDS], inputs=[WORDS]), "'args' and 'inputs' both"),
         ("text-classification", request(tensor("args", [1.5])), "input 'args' has datatype FP64"),
-        ("text-classification", request(tensor("args", [WORDS, None])), "input 'args': element 1 is NoneType"),
-        ("text-classification", request(tensor("args", [7], None, "BYTES")), "input 'args': element 0 is int"),
+        (
+            "text-classification",
+            request(tensor("args", [WORDS, None])),
+            "input 'args': element 1 is NoneType",
+        ),
+        (
+            "text-classification",
+            request(tensor("args", [7], None, "BYTES")),
+            "input 'args': element 0 is int",
+        ),
         (
             "text-classification",
             request(tensor("args", ["aGVsbG8="], "base64")),
@@ -58,15 +66,27 @@ WORDS = "the quick brown fox"
             "input 'array_inputs': ",
         ),
         ("fill-mask", request(array_inputs=[WORDS]), "input 'array_inputs': No mask_token"),
-        ("token-classification", request(args=[WORDS], aggregation_strategy=["none!"]), "aggregation_strategy"),
+        (
+            "token-classification",
+            request(args=[WORDS], aggregation_strategy=["none!"]),
+            "aggregation_strategy",
+        ),
         ("question-answering", request(question=["the dog?"]), "input 'context' is missing or empty"),
-        ("question-answering", request(question=["a?"], context=[" "]), "input 'context': element 0 is empty"),
+        (
+            "question-answering",
+            request(question=["a?"], context=[" "]),
+            "input 'context': element 0 is empty",
+        ),
         (
             "question-answering",
             request(question=["a?"], context=["a dog", "a fox"]),
             "'question' and 'context' have 1 and 2 elements",
         ),
-        ("question-answering", request(question=["a?"], context=["a"], top_k=0), "`top_k` must be at least 1"),
+        (
+            "question-answering",
+            request(question=["a?"], context=["a"], top_k=0),
+            "`top_k` must be at least 1",
+        ),
         ("zero-shot-classification", request(array_inputs=[WORDS]), "input 'candidate_labels' is missing"),
         (
             "zero-shot-classification",

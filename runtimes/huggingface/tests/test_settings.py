@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Serve
 from mlserver_huggingface import HuggingFaceRuntime
+from mlserver_huggingface.common import load_pipeline_from_settings
 from mlserver_huggingface.errors import (
     InvalidHuggingFaceSettings,
     InvalidModelParameter,
@@ -125,7 +127,9 @@ async def test_settings_that_cannot_be_used(
     assert caught.value.status_code == 400
 
 
-async def test_C12_optimum_is_named_where_it_is_missing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_C12_optimum_is_named_where_it_is_missing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "optimum", None)
@@ -144,9 +148,7 @@ async def test_a_folder_without_a_model(serve: Serve, tmp_path: Path) -> None:
 
 async def test_pretrained_beats_the_folder(serve: Serve, folder_of: Any, tmp_path: Path) -> None:
     folder = str(folder_of("text-classification"))
-    model = await serve(
-        "text-classification", tmp_path, pretrained_model=folder, pretrained_tokenizer=folder
-    )
+    model = await serve("text-classification", tmp_path, pretrained_model=folder, pretrained_tokenizer=folder)
     assert model._model.model.name_or_path == folder
 
 
@@ -155,10 +157,25 @@ async def test_metadata(serve: Serve) -> None:
     model = await serve("image-classification", settings=declared)
     metadata = await model.metadata()
     assert metadata.platform == "huggingface"
-    assert [(t.name, t.datatype, list(t.shape), t.parameters and t.parameters.content_type) for t in metadata.inputs] == [
+    assert [
+        (t.name, t.datatype, list(t.shape), t.parameters and t.parameters.content_type)
+        for t in metadata.inputs
+    ] == [
         ("mine", "BYTES", [-1], None),
         ("inputs", "BYTES", [-1], "str"),
         ("inputs", "BYTES", [-1], "base64"),
         ("inputs", "BYTES", [-1], "pillow_image"),
     ]
     assert metadata.outputs == []
+
+
+def test_models_that_load_at_the_same_time(folder_of: Any) -> None:
+    tasks = ["text-classification", "summarization", "fill-mask", "question-answering"] * 3
+    folders = {task: str(folder_of(task)) for task in tasks}
+
+    def load(task: str) -> Any:
+        return load_pipeline_from_settings(HuggingFaceSettings(task=task, device="cpu"), folders[task])
+
+    with ThreadPoolExecutor(6) as threads:
+        pipes = list(threads.map(load, tasks))
+    assert all(pipe.model.device.type == "cpu" for pipe in pipes)

@@ -1,4 +1,5 @@
 """Every task: what it answers is what the pipeline itself answers, however requests share its calls."""
+# ruff: noqa: N802 - functions with an R are named after the ids of faults that users met
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def close(got: Any, expected: Any) -> None:
 async def test_answers_of_transformers(serve: Serve, task: str) -> None:
     model = await serve(task)
     pipe = transformers.pipeline(task, model=model._settings.parameters.uri, device="cpu")
-    texts = [text.replace("a ", "[MASK] ", 1) for text in (TEXTS[0], TEXTS[3])] if task == "fill-mask" else TEXTS
+    texts = (
+        [text.replace("a ", "[MASK] ", 1) for text in (TEXTS[0], TEXTS[3])] if task == "fill-mask" else TEXTS
+    )
     given = SHORT if task == "text-generation" else {}
     for asked, expected in [
         (tensor("args", texts[:1]), pipe(texts[0], **given)),
@@ -177,9 +180,14 @@ async def test_conversation(serve: Serve) -> None:
     assert first["past_user_inputs"] == ["the fox?"]
 
 
+@pytest.mark.skipif(
+    not hasattr(transformers.PreTrainedTokenizerBase, "apply_chat_template"), reason="knows no chats"
+)
 async def test_chat(serve: Serve) -> None:
     model = await serve("text-generation")
-    model._model.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    model._model.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
     messages = [{"role": "user", "content": "the fox?"}]
     asked = request(tensor("array_inputs", [json.dumps(m) for m in messages], "hg_jsonlist"), **SHORT)
     (answer,) = rows(await model.predict(asked))
@@ -301,7 +309,9 @@ def test_nothing_but_pytorch_is_imported() -> None:
         "import sys, mlserver_huggingface.runtime\n"
         "print([n for n in ('tensorflow', 'optimum', 'onnxruntime') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -310,7 +320,9 @@ async def test_images_in_answers_are_data_uris() -> None:
     from PIL import Image
 
     mask = Image.new("L", (2, 2), 255)
-    answer = json.loads(to_json({"mask": mask, "scores": np.float32([0.5, np.nan]), "box": torch.tensor([1])}))
+    answer = json.loads(
+        to_json({"mask": mask, "scores": np.float32([0.5, np.nan]), "box": torch.tensor([1])})
+    )
     assert answer["mask"].startswith("data:image/png;base64,")
     assert (answer["scores"], answer["box"]) == ([0.5, None], [1])
     import base64

@@ -154,7 +154,9 @@ _LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 _BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "text-classification": _bert_task("DistilBertForSequenceClassification"),
     "token-classification": _bert_task(
-        "DistilBertForTokenClassification", id2label={0: "O", 1: "A", 2: "B"}, label2id={"O": 0, "A": 1, "B": 2}
+        "DistilBertForTokenClassification",
+        id2label={0: "O", 1: "A", 2: "B"},
+        label2id={"O": 0, "A": 1, "B": 2},
     ),
     "question-answering": _bert_task("DistilBertForQuestionAnswering"),
     "fill-mask": _bert_task("DistilBertForMaskedLM"),

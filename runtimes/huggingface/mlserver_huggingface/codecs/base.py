@@ -28,7 +28,7 @@ from mlserver_huggingface.codecs.json import HuggingfaceListJSONCodec, Huggingfa
 from mlserver_huggingface.codecs.numpylist import NumpyListCodec
 from mlserver_huggingface.codecs.raw import RawCodec
 
-__all__ = ["HuggingfaceRequestCodec", "OUTPUT_PREFIX"]
+__all__ = ["OUTPUT_PREFIX", "HuggingfaceRequestCodec"]
 
 OUTPUT_PREFIX = "output_"
 
@@ -99,7 +99,7 @@ class HuggingfaceRequestCodec(RequestCodec):
 
     @classmethod
     def decode_response(cls, response: InferenceResponse) -> Any:
-        """A list where all outputs are named `output_<n>`, in the order of the numbers; else a dict by name."""
+        """A list where all outputs are named `output_<n>`, in that order; else a dict by name."""
         values = {tensor.name: _decode(tensor) for tensor in response.outputs}
         if values and all(name.startswith(OUTPUT_PREFIX) for name in values):
             return [values[name] for name in sorted(values, key=_number)]

@@ -60,11 +60,15 @@ def decode_image(name: str, index: int, element: Any) -> Image.Image:
     """The image that an element of the tensor `name` holds. Raises CodecError."""
     if isinstance(element, str):
         start = _DATA_URI.match(element)
-        file = element[start.end() :].encode("utf-8", "replace") if start else element.encode(errors="replace")
+        file = (
+            element[start.end() :].encode("utf-8", "replace") if start else element.encode(errors="replace")
+        )
     elif isinstance(element, (bytes, bytearray, memoryview)):
         file = bytes(element)
     else:
-        raise CodecError(f"'{name}': element {index} is {type(element).__name__}, expected an image as base64")
+        raise CodecError(
+            f"'{name}': element {index} is {type(element).__name__}, expected an image as base64"
+        )
     try:
         file = base64.b64decode(file, validate=True)
     except (binascii.Error, ValueError):

@@ -1,7 +1,7 @@
 """Pipelines for tasks that newer releases of transformers have given up, but folders of models still name.
 
-Each is called as transformers called its own, and answers in the same form. Which task needs one is decided by
-what is installed.
+Each is called as transformers called its own, and answers in the same form. What is installed decides which
+task needs one.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ class ConversationalPipeline(TaskPipeline):
             options["max_new_tokens"] = max(1, min(_LONGEST_ANSWER, longest - len(ids)))
         prompt = torch.tensor([ids], device=self.device)
         with torch.inference_mode():
-            output = self.model.generate(
-                input_ids=prompt, attention_mask=torch.ones_like(prompt), **options
-            )[0]
+            output = self.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)[
+                0
+            ]
         return output[1 if self.model.config.is_encoder_decoder else len(ids) :]
 
     def _prompt(self, conversation: Any) -> list[int]:

@@ -1,8 +1,8 @@
 """Extractive question answering: the part of a context that answers a question.
 
 A context that is too long is cut into windows that overlap; all windows of all examples go through the model
-in batches. The score of a span is the probability of its start times that of its end, each among the tokens of
-its window's context.
+in batches. The score of a span is the probability of its start times that of its end, each among the tokens
+of its window's context.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ class QuestionAnsweringPipeline(TaskPipeline):
         for scores in (output.start_logits, output.end_logits):
             rows = scores.float().cpu().numpy()
             logits.append(
-                [row[-n:] if left else row[:n] for row, n in zip(rows, lengths, strict=True)]  # without padding
+                [
+                    row[-n:] if left else row[:n] for row, n in zip(rows, lengths, strict=True)
+                ]  # without padding
             )
         return logits[0], logits[1]
 
@@ -214,7 +216,11 @@ def _widen(window: _Window, token: int, step: int) -> int:
     word = window.words[token]
     while word is not None:
         beside = token + step
-        if not (0 <= beside < len(window.words)) or not window.allowed[beside] or window.words[beside] != word:
+        if (
+            not (0 <= beside < len(window.words))
+            or not window.allowed[beside]
+            or window.words[beside] != word
+        ):
             break
         token = beside
     return token

@@ -19,7 +19,14 @@ class Text2TextPipeline(TaskPipeline):
     """
 
     accepts: ClassVar[frozenset[str]] = frozenset(
-        ("clean_up_tokenization_spaces", "return_tensors", "return_text", "src_lang", "tgt_lang", "truncation")
+        (
+            "clean_up_tokenization_spaces",
+            "return_tensors",
+            "return_text",
+            "src_lang",
+            "tgt_lang",
+            "truncation",
+        )
     )
     generates: ClassVar[bool] = True
     auto_model: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM",)
