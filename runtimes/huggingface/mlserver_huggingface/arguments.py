@@ -112,6 +112,8 @@ _SINGLE_TEXTS = frozenset(
         "truncation",
     )
 )
+# Whole numbers that make no sense below 1.
+_COUNTS = frozenset(("max_answer_len", "max_length", "max_new_tokens", "num_beams", "num_return_sequences"))
 _OF_TOKENIZERS = frozenset(
     ("add_special_tokens", "max_length", "padding", "padding_side", "stride", "text_pair", "truncation")
 )
@@ -227,6 +229,10 @@ class Arguments:
 
     def _check(self, kwargs: dict[str, Any]) -> None:
         """Let the pipeline judge arguments before it runs, so that it can say which it does not like."""
+        for name in _COUNTS & kwargs.keys():
+            count = kwargs[name]
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise InferenceError(f"input '{name}' is {count!r}, expected at least 1")
         judge = getattr(self._pipe, "_sanitize_parameters", None)
         if judge is None:
             return
@@ -323,6 +329,8 @@ class Arguments:
         for index, row in enumerate(rows):
             if not isinstance(row, Conversation):
                 raise InferenceError(self._misfit(tensor, index, type(row).__name__))
+            if not row.new_user_input:
+                raise InferenceError(f"input '{tensor.name}': element {index} has no `new_user_input`")
         return rows
 
     def _values(self, tensor: RequestInput) -> list[Any]:

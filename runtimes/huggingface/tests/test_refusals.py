@@ -85,7 +85,7 @@ WORDS = "the quick brown fox"
         (
             "question-answering",
             request(question=["a?"], context=["a"], top_k=0),
-            "`top_k` must be at least 1",
+            "top_k.*(at least 1|>= 1)",
         ),
         ("zero-shot-classification", request(array_inputs=[WORDS]), "input 'candidate_labels' is missing"),
         (
@@ -94,14 +94,14 @@ WORDS = "the quick brown fox"
             "hypothesis_template",
         ),
         ("text-generation", request(array_inputs=[WORDS], max_tokens=5), "input 'max_tokens' is not known"),
-        ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "max_new_tokens"),
+        ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "'max_new_tokens' is -5"),
         ("text-generation", request(array_inputs=[WORDS], streamer=5), "input 'streamer' is not known"),
         ("image-classification", request(inputs=["bm90IGFuIGltYWdl"]), "'inputs': element 0 is no image"),
         ("image-classification", request(inputs=["/etc/passwd"]), "'inputs': element 0 is no image"),
         ("image-classification", request(tensor("inputs", [[1.0, 2.0]], None, "FP32")), "shape \\[2\\]"),
         ("audio-classification", request(inputs=["/etc/passwd"]), "input 'inputs': element 0 is text"),
         ("conversational", request(array_inputs=["hello"]), "'array_inputs': element 0 is no JSON"),
-        ("conversational", request(array_inputs=["{}"]), "has no `new_user_input`"),
+        ("conversational", request(array_inputs=["{}"]), "element 0 has no `new_user_input`"),
         (
             "conversational",
             request(array_inputs=['{"new_user_input": "a", "generated_responses": "b"}']),

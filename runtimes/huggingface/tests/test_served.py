@@ -69,6 +69,8 @@ GENERATION = [
 
 # Counts the steps of all generations, so that a test can tell when they end.
 COUNTING = """
+import functools
+
 from fastapi import Response
 from mlserver.handlers import custom_handler
 from mlserver_huggingface import HuggingFaceRuntime
@@ -81,6 +83,7 @@ class Counting(HuggingFaceRuntime):
         done = await super().load()
         forward = self._model.model.forward
 
+        @functools.wraps(forward)
         def counted(*args, **kwargs):
             self.steps += 1
             return forward(*args, **kwargs)
