@@ -22,12 +22,17 @@ HERE = Path(__file__).parent
 THINGS = ["film", "book", "meal", "concert", "hotel", "game", "story", "room", "play", "song"]
 GOOD = ["good", "great", "lovely", "delightful", "brilliant", "funny", "excellent", "wonderful"]
 BAD = ["bad", "awful", "boring", "terrible", "dreadful", "dull", "poor", "horrible"]
-FORMS = ["the {thing} was {word}", "what a {word} {thing}", "a {word} {thing} from start to end", "i found it {word}"]
+FORMS = [
+    "the {thing} was {word}",
+    "what a {word} {thing}",
+    "a {word} {thing} from start to end",
+    "i found it {word}",
+]
 
 STORY = (
-    "Once upon a time there was a server that answered questions. It answered them one at a time, and people waited "
-    "in a long queue. One day it noticed that many asked at the same moment. So it answered them together, and the "
-    "queue was gone. The people went home early, and the server slept well."
+    "Once upon a time there was a server that answered questions. It answered them one at a time, and people "
+    "waited in a long queue. One day it noticed that many asked at the same moment. So it answered them "
+    "together, and the queue was gone. The people went home early, and the server slept well."
 )
 
 
