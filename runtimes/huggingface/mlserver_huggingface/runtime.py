@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 
 from mlserver import MLModel
-from mlserver.errors import MLServerError
+from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.settings import ModelSettings
 from mlserver.tensor import TensorData
 from mlserver.types import (
@@ -43,8 +45,17 @@ _STREAMS_AT_A_TIME = 8
 _MOST_ASKS = 256
 
 
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
 # Tasks that answer each text with one row, however they are asked.
 _ROW_PER_TEXT = frozenset(("question-answering", "text-classification"))
+
+
+def _is_place(uri: str) -> bool:
+    """Whether a URI that is no path beside the settings is one seen from where the server was started, or a
+    name on the hub: 1.x passed it on as it was.
+    """
+    return os.path.isdir(uri) or _HUB_NAME.fullmatch(uri) is not None
 
 
 class HuggingFaceRuntime(MLModel):
@@ -102,7 +113,12 @@ class HuggingFaceRuntime(MLModel):
         parameters = self._settings.parameters
         if self.hf_settings.pretrained_model or parameters is None or not parameters.uri:
             return None
-        return await get_model_uri(self._settings)
+        try:
+            return await get_model_uri(self._settings)
+        except InvalidModelURI:
+            if _is_place(parameters.uri):
+                return parameters.uri
+            raise
 
     async def metadata(self) -> MetadataModelResponse:
         metadata = await super().metadata()

@@ -35,7 +35,7 @@ async def serve(folder_of: Callable[[str], Path]) -> AsyncIterator[Serve]:
     loaded = []
 
     async def serve(
-        task: str, folder: Path | None = None, settings: dict[str, Any] | None = None, **extra: Any
+        task: str, folder: Path | str | None = None, settings: dict[str, Any] | None = None, **extra: Any
     ) -> HuggingFaceRuntime:
         parameters = ModelParameters(
             uri=str(folder or folder_of(task)), version="v1", extra={"task": task, "device": "cpu", **extra}

@@ -71,7 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         values = {
             "name": task,
             "implementation": "mlserver_huggingface.HuggingFaceRuntime",
-            "parameters": {"uri": "./model", "extra": extra},
+            "parameters": {"uri": str(folder / task / "model"), "extra": extra},
         }
         (folder / task / "model-settings.json").write_text(json.dumps(values))
     settings = {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "metrics_endpoint": None}

@@ -152,6 +152,15 @@ async def test_pretrained_beats_the_folder(serve: Serve, folder_of: Any, tmp_pat
     assert model._model.model.name_or_path == folder
 
 
+async def test_a_folder_seen_from_where_the_server_was_started(
+    serve: Serve, folder_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of("text-classification")
+    monkeypatch.chdir(folder.parent)
+    model = await serve("text-classification", folder.name)
+    assert model._model.model.name_or_path == folder.name
+
+
 async def test_metadata(serve: Serve) -> None:
     declared = {"inputs": [{"name": "mine", "datatype": "BYTES", "shape": [-1]}]}
     model = await serve("image-classification", settings=declared)
