@@ -12,10 +12,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(VENV)/.dev
 # Runtimes whose frameworks are light enough for everybody's environment.
-RUNTIMES := sklearn xgboost lightgbm catboost
+RUNTIMES := sklearn xgboost lightgbm catboost onnx torch huggingface
 EXAMPLE := examples/sentiment
 EXAMPLE_DEPENDENCIES := $(VENV)/.example
-# The release of torch whose CPU build is enough for the example.
+# The release of torch whose CPU build is enough. Before all else: what depends on torch would bring another.
 TORCH := torch==2.13.0
 
 .PHONY: help serve test test-faults test-thirdparty test-clients test-runtimes-mlflow lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
@@ -28,12 +28,12 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(DEV): $(BIN)/python pyproject.toml $(RUNTIMES:%=runtimes/%/pyproject.toml)
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	$(BIN)/python -m pip install --quiet $(RUNTIMES:%=--editable runtimes/%)
 	@touch $@
 
 $(EXAMPLE_DEPENDENCIES): $(DEV) $(EXAMPLE)/requirements.txt
-	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --requirement $(EXAMPLE)/requirements.txt
 	@touch $@
 
