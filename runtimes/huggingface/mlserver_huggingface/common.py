@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,31 +183,34 @@ def _load_optimum(settings: HuggingFaceSettings, model: str | None, tokenizer: s
     if known and unify_task(settings.task) not in {unify_task(task) for task in known}:
         raise InvalidOptimumTask(settings.task, known)
     try:
-        return optimum.pipeline(
-            settings.task_name, model=model, tokenizer=tokenizer, accelerator="ort", **_ort_options(settings)
-        )
+        given = _ort_model(settings, known.get(settings.task), model)
+        return optimum.pipeline(settings.task_name, model=given, tokenizer=tokenizer, accelerator="ort")
     except ImportError as exc:
         raise OptimumNotInstalled(str(exc)) from exc
 
 
-def _optimum_tasks(optimum: Any) -> set[str]:
+def _optimum_tasks(optimum: Any) -> dict[str, Any]:
+    """What optimum knows of the tasks that it has pipelines for, by task; nothing where it does not tell."""
     for name in ("ORT_SUPPORTED_TASKS", "SUPPORTED_TASKS"):
         tasks = getattr(optimum, name, None)
         if tasks:
-            return set(tasks)
-    return set()
+            return dict(tasks)
+    return {}
 
 
-def _ort_options(settings: HuggingFaceSettings) -> dict[str, Any]:
+def _ort_model(settings: HuggingFaceSettings, known: Any, model: str | None) -> Any:
+    """The model, loaded where threads are set: a pipeline does not pass them on. Else where it is."""
     inter, intra = settings.inter_op_threads, settings.intra_op_threads
-    if inter is None and intra is None:
-        return {}
+    if model is None or known is None or (inter is None and intra is None):
+        return model
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = inter or 0
     options.intra_op_num_threads = intra or 0
-    return {"model_kwargs": {"session_options": options}}
+    folder = Path(model)
+    exported = {"export": True} if folder.is_dir() and not list(folder.glob("*.onnx")) else {}
+    return known["class"][0].from_pretrained(model, session_options=options, **exported)
 
 
 def prepare_padding(pipe: Any, decoder_only: bool) -> bool:

@@ -225,6 +225,16 @@ async def test_audio_classification(serve: Serve) -> None:
     close(rows(await model.predict(request(tensor("inputs", samples.tolist(), None, "FP32")))), [answer])
 
 
+async def test_questions_about_images(serve: Serve) -> None:
+    model = await serve("visual-question-answering")
+    asked = {"image": picture(), "question": "what does the fox say?"}
+    document = tensor("array_inputs", [json.dumps(asked)], "hg_jsonlist")
+    ((*answers,),) = rows(await model.predict(request(document, top_k=2)))
+    assert len(answers) == 2
+    assert {answer["answer"] for answer in answers} < {"a fox", "a dog", "nothing"}
+    assert answers[0]["score"] >= answers[1]["score"]
+
+
 async def test_pairs_of_texts(serve: Serve) -> None:
     model = await serve("text-classification")
     pairs = [{"text": text, "text_pair": "the dog"} for text in TEXTS[:2]]

@@ -150,6 +150,25 @@ def _wav2vec2() -> tuple[Any, ...]:
     return transformers.Wav2Vec2ForSequenceClassification(config), transformers.Wav2Vec2FeatureExtractor()
 
 
+def _vilt() -> tuple[Any, ...]:
+    tokenizer = word_tokenizer()
+    config = transformers.ViltConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * HIDDEN,
+        image_size=32,
+        patch_size=8,
+        max_position_embeddings=64,
+        id2label={0: "a fox", 1: "a dog", 2: "nothing"},
+        label2id={"a fox": 0, "a dog": 1, "nothing": 2},
+    )
+    images = transformers.ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)
+    bert = transformers.BertTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, model_max_length=40)
+    return transformers.ViltForQuestionAnswering(config), transformers.ViltProcessor(images, bert)
+
+
 _LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 _BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "text-classification": _bert_task("DistilBertForSequenceClassification"),
@@ -173,6 +192,7 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "translation": _t5,
     "image-classification": _vit,
     "audio-classification": _wav2vec2,
+    "visual-question-answering": _vilt,
 }
 
 
