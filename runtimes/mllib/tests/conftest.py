@@ -21,7 +21,7 @@ def spark() -> Iterator[Any]:
 def saved(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
     from mlserver_mllib.artefact import FORMATS
 
-    folder = tmp_path_factory.mktemp("saved by spark")  # Spark escapes no blanks
+    folder = tmp_path_factory.mktemp("saved")
     models = train(spark)
     for name, model in models.items():
         if name in FORMATS:

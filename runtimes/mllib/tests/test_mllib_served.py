@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,9 +55,7 @@ def worker(repository: Path) -> Iterator[AsProcess]:
 
 
 def _ready(server: AsProcess) -> bool:
-    import re
-
-    match = re.search(r"REST: [^:]+:(\d+)", server.log()) or re.search(r"http://[^:]+:(\d+)", server.log())
+    match = re.search(r"REST: http://[^:]+:(\d+)", server.log())
     if match is None:
         return False
     server.port = int(match[1])
