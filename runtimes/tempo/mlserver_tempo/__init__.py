@@ -29,7 +29,7 @@ class _TempoFinder:
 def install() -> None:
     """From now on, Tempo can be imported next to pydantic 2."""
     if _TempoFinder not in sys.meta_path:
-        sys.meta_path.insert(0, _TempoFinder)  # type: ignore[arg-type]  # a class will do
+        sys.meta_path.insert(0, _TempoFinder)
 
 
 install()

@@ -1,4 +1,4 @@
-"""Where a pipeline finds the models that it calls, where these are no containers or services of their names."""
+"""Where a pipeline finds the models that it calls, where these are no hosts of their own names."""
 
 from __future__ import annotations
 
