@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.codecs.json import decode_json_input_or_output
@@ -65,10 +67,22 @@ class _Values(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is the same for all requests of one form: the schema, and the columns made of it."""
+    """What is the same for all requests of one form, so that Spark is asked for it once.
+
+    schema, columns: of the frame that the model is given. made: the columns that come out, and their types.
+    """
 
     schema: Any
     columns: list[Any]
+    made: dict[str, str]
+
+    def selection(self, names: list[str]) -> list[Any]:
+        """Columns that come out, vectors as arrays."""
+        from pyspark.ml.functions import vector_to_array
+        from pyspark.sql.functions import col
+
+        columns = [(name, col(_quote(name))) for name in names]
+        return [vector_to_array(c) if self.made[name].startswith("vector") else c for name, c in columns]
 
 
 class FrameModel:
@@ -190,25 +204,27 @@ class FrameModel:
 
         Raises InferenceError for a column that there is not, and for values that Spark refuses.
         """
-        refusable = importlib.import_module("pyspark.errors").PySparkException
         if not self.rows_independent:
             columns = [*columns, _Values(_ROW, pa.array(np.arange(len(columns[0].values))), False)]
         try:
-            frame = self._transform(self._frame(columns))
-        except refusable as exc:
+            plan, frame = self._frame(columns)
+            frame = self._transform(frame)
+            if not plan.made:
+                plan.made.update((field.name, field.dataType.typeName()) for field in frame.schema.fields)
+        except (PySparkException, Py4JJavaError) as exc:
             # What is refused before there is data is the form of the request: the model is the same for all.
             raise InferenceError(f"the request does not suit the model: {_first_line(exc)}") from exc
         given = {column.name for column in columns}
-        there = [name for name in frame.columns if name != _ROW]
+        there = [name for name in plan.made if name != _ROW]
         names = list(asked) or [name for name in self._last if name in there]
         names = names or [name for name in there if name not in given]
         for name in names:
             if name not in there:
                 raise InferenceError(f"the model has no output '{name}': there are {quoted(there)}")
-        ordered = _ROW in frame.columns
+        ordered = _ROW in plan.made
         try:
-            rows = self._select(frame, [*names, _ROW] if ordered else names).collect()
-        except refusable as exc:
+            rows = frame.select(*plan.selection([*names, _ROW] if ordered else names)).collect()
+        except (PySparkException, Py4JJavaError) as exc:
             text = _refusal(str(exc))
             if text is None:
                 raise
@@ -217,7 +233,7 @@ class FrameModel:
             rows.sort(key=lambda row: row[-1])
         return [_encode(name, [row[at] for row in rows]) for at, name in enumerate(names)]
 
-    def _frame(self, columns: list[_Values]) -> Any:
+    def _frame(self, columns: list[_Values]) -> tuple[_Plan, Any]:
         key = tuple((column.name, str(column.values.type), column.vector) for column in columns)
         plan = self._plans.get(key)
         if plan is None:
@@ -226,23 +242,7 @@ class FrameModel:
             plan = self._plans[key] = _plan(columns)
         table = pa.table([column.values for column in columns], names=[column.name for column in columns])
         frame = self._spark.createDataFrame(table, plan.schema)
-        return frame.select(*plan.columns) if plan.columns else frame
-
-    def _select(self, frame: Any, names: list[str]) -> Any:
-        from pyspark.ml.functions import vector_to_array
-        from pyspark.sql.functions import col
-
-        types = {field.name: field.dataType.typeName() for field in frame.schema.fields}
-        return frame.select(
-            *[
-                (
-                    vector_to_array(col(_quote(name)))
-                    if types[name].startswith("vector")
-                    else col(_quote(name))
-                )
-                for name in names
-            ]
-        )
+        return plan, frame.select(*plan.columns) if plan.columns else frame
 
 
 def _plan(columns: list[_Values]) -> _Plan:
@@ -259,7 +259,7 @@ def _plan(columns: list[_Values]) -> _Plan:
             else col(_quote(column.name))
             for column in columns
         ]
-    return _Plan(from_arrow_schema(schema, prefer_timestamp_ntz=True), made)
+    return _Plan(from_arrow_schema(schema, prefer_timestamp_ntz=True), made, {})
 
 
 def _transform_of(model: Any, spark: Any) -> Callable[[Any], Any]:
@@ -336,4 +336,4 @@ def _refusal(text: str) -> str | None:
     lines = [line for line in text.splitlines() if any(words in line for words in _REFUSALS)]
     if not lines:
         return None
-    return re.sub(r"^.*?(?:Exception|Error): ", "", lines[-1].strip())
+    return re.sub(r"^.*(?:Exception|Error): ", "", lines[-1].strip())

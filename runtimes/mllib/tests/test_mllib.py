@@ -84,7 +84,7 @@ async def test_many_rows_for_trees_are_one_job(load: Load, saved: Saved) -> None
     rows = np.tile(X, (10, 1))
     (output,) = (await model.predict(request(tensor("x", rows)))).outputs
     expected = [saved.models["DecisionTree"].predict(row) for row in X] * 10
-    assert output.data.root == expected
+    assert np.asarray(output.data.root).tolist() == expected
 
 
 @pytest.mark.parametrize("model_format", ["LinearRegression", "NaiveBayes", "KMeans", "LogisticRegression"])
