@@ -2,6 +2,8 @@
 #   make serve   serve the sentiment example (REST on 8080, gRPC on 8081, metrics on 8082)
 #   make test    run all quick tests
 #   make test-faults   kill workers, leave calls, overload, reload: minutes
+#   make test-runtimes-mllib   serve models of Spark; needs Java 17, a package index, minutes
+#   make test-runtimes-tempo   serve pipelines of Tempo; needs a package index
 #   make test-thirdparty  run released runtimes of MLServer 1.7.1 on this server; needs a package index
 #   make test-clients   other people's gRPC clients and proxies, see tests/clients/README.md
 #   make test-runtimes-mlflow  test the MLflow runtime with three versions of MLflow; needs a package index
@@ -18,7 +20,8 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 # The release of torch whose CPU build is enough. Before all else: what depends on torch would bring another.
 TORCH := torch==2.13.0
 
-.PHONY: help serve test test-faults test-thirdparty test-clients test-runtimes-mlflow lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
+.PHONY: help serve test test-faults test-thirdparty test-clients test-runtimes-mlflow test-runtimes-mllib test-runtimes-tempo \
+  lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -54,6 +57,17 @@ test: $(EXAMPLE_DEPENDENCIES)
 # Workers killed, callers leaving, overload, reloads: minutes.
 test-faults: $(DEV)
 	$(BIN)/python -m pytest tests/faults -m slow
+
+# Frameworks that are too heavy for everybody's environment: each has one of its own.
+.envs/%/.ready: pyproject.toml runtimes/%/pyproject.toml
+	$(PYTHON) -m venv .envs/$*
+	.envs/$*/bin/python -m pip install --quiet --upgrade pip
+	.envs/$*/bin/python -m pip install --quiet --editable . --group dev ./runtimes/$*
+	@touch $@
+
+test-runtimes-mllib test-runtimes-tempo: test-runtimes-%: .envs/%/.ready
+	.envs/$*/bin/python -m pip install --quiet --no-deps ./runtimes/$*
+	.envs/$*/bin/python -m pytest runtimes/$*/tests
 
 test-thirdparty: $(DEV)
 	$(BIN)/python -m pytest tests/thirdparty/released.py

@@ -279,7 +279,7 @@ def _quote(name: str) -> str:
 
 
 def _numbers(tensor: RequestInput) -> np.ndarray[Any, Any]:
-    array = NumpyCodec.decode_input(tensor)
+    array: np.ndarray[Any, Any] = NumpyCodec.decode_input(tensor)
     if array.dtype.kind not in "biuf":
         first = f" (the first element is {str(array.flat[0])!r})" if array.size else ""
         raise InferenceError(f"input '{tensor.name}' holds text, but the model expects numbers{first}")
