@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_models as tiny
 import pytest
-import tiny
+from huggingface_asking import Serve
 from mlserver_huggingface import HuggingFaceRuntime
 
 from mlserver import ModelSettings
 from mlserver.settings import ModelParameters
-
-Serve = Callable[..., Awaitable[HuggingFaceRuntime]]
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Serve
+from huggingface_asking import Serve
 from mlserver_huggingface import HuggingFaceRuntime
 from mlserver_huggingface.common import load_pipeline_from_settings
 from mlserver_huggingface.errors import (
@@ -24,6 +25,7 @@ from mlserver_huggingface.settings import HuggingFaceSettings, get_huggingface_s
 
 from mlserver import ModelSettings
 from mlserver.errors import MLServerError
+from mlserver.executor import Executor
 from mlserver.settings import ModelParameters
 
 
@@ -188,3 +190,29 @@ def test_models_that_load_at_the_same_time(folder_of: Any) -> None:
     with ThreadPoolExecutor(6) as threads:
         pipes = list(threads.map(load, tasks))
     assert all(pipe.model.device.type == "cpu" for pipe in pipes)
+
+
+@pytest.mark.parametrize(
+    ("task", "extra", "merges"),
+    [
+        ("text-classification", {}, True),
+        ("text-classification", {"batch_size": 1}, False),
+        ("token-classification", {}, False),
+        ("text-generation", {}, False),
+    ],
+)
+async def test_the_core_merges_where_a_row_answers_a_text(
+    serve: Serve, task: str, extra: dict[str, Any], merges: bool
+) -> None:
+    model = await serve(task, None, {"max_batch_size": 8, "max_batch_time": 0.1}, **extra)
+    executor = Executor(model, {})
+    assert executor.merges is merges
+    assert executor.max_rows == 8 or not merges
+
+
+async def test_unload_gives_back_what_load_took(serve: Serve) -> None:
+    model = await serve("text-generation")
+    await model.unload()
+    assert not hasattr(model, "_model")
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith(("pipeline", "stream_")) for name in names)

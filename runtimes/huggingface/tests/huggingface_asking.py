@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from mlserver_huggingface import HuggingFaceRuntime
 from PIL import Image
 
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput
+
+Serve = Callable[..., Awaitable[HuggingFaceRuntime]]
 
 DATATYPES = {bool: "BOOL", int: "INT64", float: "FP64"}
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from asking import picture, request, rows, tensor
-from conftest import Serve
+from huggingface_asking import Serve, picture, request, rows, tensor
 from mlserver_huggingface.codecs import Conversation, HuggingfaceRequestCodec
 from mlserver_huggingface.common import load_pipeline_from_settings
 from mlserver_huggingface.settings import HuggingFaceSettings
@@ -266,7 +265,7 @@ async def test_the_request_is_left_as_it_came(serve: Serve) -> None:
 async def test_R52_generation_without_an_end_token(
     serve: Serve, tmp_path: Any, pad: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import tiny
+    import huggingface_models as tiny
 
     folder = tiny.save_gpt2(tmp_path, end=False, pad=pad)
     model = await serve("text-generation", folder, {"max_batch_size": 4, "max_batch_time": 0.1})

@@ -5,7 +5,7 @@ Needs a Python that has it, without the server it was released for:
     pip install --only-binary :all: torch transformers==4.41.2 tensorflow-cpu==2.18.0 tf-keras==2.18.0
     pip install --no-deps optimum==1.21.4 coloredlogs humanfriendly onnxruntime 'onnx<1.18' 'datasets<3'
     pip install --no-deps mlserver-huggingface==1.7.1
-    RELEASED_PYTHON=.../bin/python python -m pytest -m slow runtimes/huggingface/tests/test_released.py
+    RELEASED_PYTHON=.../bin/python python -m pytest -m slow runtimes/huggingface
 
 It imports TensorFlow and optimum whatever it serves, and `Conversation`, which transformers had up to 4.41.
 """
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert PYTHON is not None
     # Its transformers writes the models, too: it is older than ours.
     code = (
-        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import tiny, pathlib\n"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import huggingface_models as tiny, pathlib\n"
         f"for task in {TASKS!r}: tiny.save(task, pathlib.Path({str(folder)!r}) / task / 'model')"
     )
     subprocess.run([PYTHON, "-c", code], check=True, env=environment, capture_output=True, timeout=300)

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from asking import request, rows
-from conftest import Serve
+from huggingface_asking import Serve, request, rows
 
 from mlserver.errors import MLServerError
 from mlserver.types import InferenceRequest

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 import requests
-from asking import picture
+from huggingface_asking import picture
 
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub

@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from asking import request, rows, tensor
-from conftest import Serve
+from huggingface_asking import Serve, request, rows, tensor
 
 from mlserver.errors import MLServerError
 from mlserver.types import InferenceRequest
