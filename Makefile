@@ -76,6 +76,7 @@ test-thirdparty: $(DEV)
 test-clients: $(DEV)
 	$(BIN)/python -m tests.clients.prepare
 	$(BIN)/python -m pytest tests/clients -m clients -rs
+
 # MLflow brings much along, and each version other things: an environment for each. The older ones are the last of
 # 2 and of 3 that know `--enable-mlserver`; the scoring server of 2.22 does not start on starlette 1.
 MLFLOW_ENVIRONMENTS := build/mlflow

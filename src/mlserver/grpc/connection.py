@@ -263,9 +263,6 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if stream.user is not None:
             stream.user.writable()
 
-    def pong(self, payload: bytes) -> None:
-        pass  # that something was read is all that counts
-
     # What the server asks of its connections
 
     def sweep(self, now: float) -> None:
