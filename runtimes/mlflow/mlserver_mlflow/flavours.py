@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
-__all__ = ["rows_are_independent"]
+__all__ = ["TREES", "rows_are_independent"]
 
 # Boosted trees: whatever is asked of them, a row's answer is the row's.
-_TREES: Final = frozenset(("mlflow.catboost", "mlflow.lightgbm", "mlflow.xgboost"))
+TREES: Final = frozenset(("mlflow.catboost", "mlflow.lightgbm", "mlflow.xgboost"))
 _SKLEARN: Final = "mlflow.sklearn"
 # Methods of scikit-learn's estimators of which the same can be said.
 _ROW_WISE: Final = frozenset(
@@ -24,7 +24,7 @@ _KNOWN_PACKAGES: Final = frozenset(
 
 def rows_are_independent(model: PyFuncModel) -> bool:
     """Whether an output row is known to depend on the same input row alone."""
-    if model.loader_module in _TREES:
+    if model.loader_module in TREES:
         return True
     if model.loader_module != _SKLEARN:
         return False

@@ -2,8 +2,9 @@
 
 MLflow judges a request by the model's signature before the model sees it. Its verdict names some offenders,
 and hides others behind a dump of all data: here every offender is named. What has passed the signature and
-fails then is the model's fault, with two exceptions: requests without rows, and errors out of those parts of
-scikit-learn that judge the input of its estimators.
+fails then is the model's fault, with three exceptions: requests without rows, errors out of those parts of
+scikit-learn that judge the input of its estimators, and what boosted trees say of data that no signature has
+judged before.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import InferenceRequest
+from mlserver_mlflow.flavours import TREES
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
@@ -33,6 +35,8 @@ _JUDGES: Final = frozenset(
         "sklearn.utils._indexing",
     )
 )
+# What libraries of boosted trees raise, besides ValueError and TypeError, when they cannot use data.
+_ERRORS_OF_TREES: Final = frozenset(("CatBoostError", "LightGBMError", "XGBoostError"))
 # The loader of models that are code of their author's own, which may want anything.
 _OWN_CODE: Final = "mlflow.pyfunc.model"
 
@@ -68,7 +72,11 @@ def is_refusal(exc: Exception, data: Any, model: PyFuncModel) -> bool:
         return True
     if model.loader_module == _OWN_CODE:
         return False
-    return isinstance(data, InferenceRequest) or _is_verdict(exc)
+    if isinstance(data, InferenceRequest) or _is_verdict(exc):
+        return True
+    if model.loader_module not in TREES or model.metadata.get_input_schema() is not None:
+        return False
+    return isinstance(exc, (ValueError, TypeError)) or type(exc).__name__ in _ERRORS_OF_TREES
 
 
 def _verdict(exc: Any, data: Any, model: PyFuncModel, what: str) -> str:

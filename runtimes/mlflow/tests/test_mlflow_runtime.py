@@ -605,6 +605,11 @@ async def test_trees(load: Load, tmp_path: Path, library: str) -> None:
         NumpyCodec.decode_output(only(await model.predict(columns(X)))).reshape(expected.shape), expected
     )
     assert "'sepal length (cm)'" in await refused(model, columns(X.drop(columns="sepal length (cm)")))
+    # Without a signature, it is the library that says what is wrong.
+    save(trained, str(tmp_path / "plain"), pip_requirements=saving.REQUIREMENTS)
+    plain = await load(tmp_path / "plain", content_type="np")
+    narrow = request(tensor("petals", X.head(2).to_numpy()[:, :2]))
+    assert (await refused(plain, narrow)).startswith("input 'petals' does not suit the model: ")
 
 
 async def test_arrays_come_back_as_they_were_made(load: Load) -> None:
