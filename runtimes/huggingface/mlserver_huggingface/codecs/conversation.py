@@ -76,7 +76,7 @@ class HuggingfaceConversationCodec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        return bool(payload) and is_list_of(payload, Conversation)
+        return isinstance(payload, list) and len(payload) > 0 and is_list_of(payload, Conversation)
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:

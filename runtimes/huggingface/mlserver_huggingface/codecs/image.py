@@ -30,7 +30,7 @@ class PILImageCodec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        return bool(payload) and is_list_of(payload, Image.Image)
+        return isinstance(payload, list) and len(payload) > 0 and is_list_of(payload, Image.Image)
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:

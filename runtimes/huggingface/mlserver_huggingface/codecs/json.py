@@ -90,7 +90,7 @@ class HuggingfaceListJSONCodec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        return bool(payload) and is_list_of(payload, dict)
+        return isinstance(payload, list) and len(payload) > 0 and is_list_of(payload, dict)
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:

@@ -23,7 +23,7 @@ class NumpyListCodec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        return bool(payload) and is_list_of(payload, np.ndarray)
+        return isinstance(payload, list) and len(payload) > 0 and is_list_of(payload, np.ndarray)
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, **kwargs: Any) -> ResponseOutput:
