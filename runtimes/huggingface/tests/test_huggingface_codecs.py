@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlserver.codecs import NumpyCodec, StringCodec, find_input_codec, find_request_codec
+from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.codecs.base import find_input_codec, find_request_codec
 from mlserver.codecs.pandas import PandasCodec
 
 ARRAYS = [np.zeros(3), np.zeros((2, 3)), np.array([]), np.array(["a", "b"]), np.array([True, False])]
