@@ -574,6 +574,12 @@ class TestFlowControl:
         assert [(s.stream, s.number) for s in peer.sent()] == [(1, 1_000)]
         peer.send(data(1, bytes(500)))
         assert [(s.stream, s.number) for s in peer.sent()] == [(1, 500)]
+        peer.connection.hold()
+        for stream in range(3, 103, 2):
+            peer.send(headers(stream), data(stream, bytes(1_000), end=True))
+        assert WINDOW_UPDATE not in peer.kinds()
+        peer.connection.release()
+        assert [(s.stream, s.number) for s in peer.sent()] == [(0, 51_500)]
 
     def test_no_credit_for_a_request_that_is_complete(self) -> None:
         peer = Peer(SMALL)

@@ -127,8 +127,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self.flush_later()
             if http2.output_bytes > _MOST_PENDING and not (self._reading_paused or self._closing):
                 self._reading_paused = True
-                if not self._held_back:
-                    self._transport.pause_reading()
+                self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         return False  # whoever is gone looks like this; a gRPC client that wants its replies does not
@@ -171,8 +170,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 self._transport.writelines(_with_small_joined(pieces))
         if self._reading_paused and self.http2.output_bytes <= _MOST_PENDING:
             self._reading_paused = False
-            if not self._held_back:
-                self._transport.resume_reading()
+            self._transport.resume_reading()
         if self.http2.finished:
             self._end()
 
@@ -203,26 +201,22 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     # Memory
 
     def crowd(self) -> bool:
-        """Look at what is held; False if that is too much. The client is not read while it is a lot and calls
-        are answered, whose memory comes back; who waits for messages to be complete must not wait.
+        """Look at what is held; False if that is too much. The client gets no credit while it is a lot and
+        calls are answered, whose memory comes back; who waits for messages to be complete must not wait.
         """
         if self.held > self._server.most_held:
             return False
         if self.held > self._server.most_held // 2 and self.answering and not self._held_back:
             self._held_back = True
-            if not self._reading_paused:
-                self._transport.pause_reading()
+            self.http2.hold()
         return True
 
     def uncrowd(self) -> None:
         """Some of what is held was given back."""
         if self._held_back and (self.held <= self._server.most_held // 2 or not self.answering):
             self._held_back = False
-            self._since = now = _now()
-            if self._incomplete != _NEVER:
-                self._incomplete, self._arrived = now, 0  # it was not the client that took its time
-            if not self._reading_paused and not self._transport.is_closing():
-                self._transport.resume_reading()
+            self.http2.release()
+            self.flush_later()
 
     # mlserver.wire.http2.Events
 
@@ -287,7 +281,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if now - self._stalled_since > server.write_timeout:
             self.http2.close(ErrorCode.ENHANCE_YOUR_CALM, "no credit for the replies")
             self.flush_later()
-        elif not self._held_back and now - self._incomplete > server.header_timeout:
+        elif now - self._incomplete > server.header_timeout:
             if self._arrived > _SLOWEST * (now - self._incomplete):
                 self._incomplete, self._arrived = now, 0
                 return
@@ -301,8 +295,6 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 self._aged = True
                 self._deadline = now + server.age_grace
                 self.shut_down()
-        elif self._held_back:
-            return  # what it does not say is what is not read
         elif now - self._since > server.keepalive_time + server.keepalive_timeout:
             self._transport.abort()
         elif now - self._since > server.keepalive_time and not self._pinged:

@@ -171,6 +171,7 @@ class Connection:
 
         # Windows
         self._room_in = limits.connection_window
+        self._held = False  # whether the client gets no credit for the connection
         self._room_out = self._stream_room_out = frames.DEFAULT_WINDOW
         self._max_frame_out = frames.SMALLEST_MAX_FRAME
         self._table_update = b""  # to go before the next header block
@@ -246,10 +247,8 @@ class Connection:
             taken = self._parse(view)
             if taken < len(view):
                 self._partial += view[taken:]
-            window = self._limits.connection_window
-            if self._room_in <= window >> 1 and self.error is None:
-                self._write_credit(0, window - self._room_in)
-                self._room_in = window
+            if self._room_in <= self._limits.connection_window >> 1:
+                self._credit_connection()
         except ConnectionFault as fault:
             self.close(*fault.args)
         return self.error is None
@@ -588,14 +587,27 @@ class Connection:
 
     # What the client may send
 
-    def hold(self, stream: Stream) -> None:
-        """Give no more credit for a stream until `release`: the caller is behind."""
-        stream._state |= _HELD
+    def hold(self, stream: Stream | None = None) -> None:
+        """Give no more credit for a stream, or all of them, until `release`: the caller is behind."""
+        if stream is None:
+            self._held = True
+        else:
+            stream._state |= _HELD
 
-    def release(self, stream: Stream) -> None:
+    def release(self, stream: Stream | None = None) -> None:
         """Undo `hold`."""
-        stream._state &= ~_HELD
-        self._credit(stream)
+        if stream is None:
+            self._held = False
+            self._credit_connection()
+        else:
+            stream._state &= ~_HELD
+            self._credit(stream)
+
+    def _credit_connection(self) -> None:
+        credit = self._limits.connection_window - self._room_in
+        if credit > 0 and not self._held and self.error is None:
+            self._room_in += credit
+            self._write_credit(0, credit)
 
     def _credit(self, stream: Stream) -> None:
         credit = self._limits.stream_window - stream._room_in
