@@ -183,7 +183,10 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._stalled_since = now = _now()
         self._deadline = now + _LINGER
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client has gone already
+                self._transport.abort()
         else:
             self._transport.close()
 
