@@ -99,14 +99,21 @@ def columns(**data: Any) -> InferenceRequest:
     return PandasCodec.encode_request(pd.DataFrame(data))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
-    """Puts back what a test registers."""
+    """The codecs of the core alone; puts back what a test registers, and what runtimes did before it."""
     saved = [(registry, dict(registry._codecs)) for registry in (base._inputs, base._requests)]
+    for registry, codecs in saved:
+        registry._codecs = {name: codec for name, codec in codecs.items() if of_the_core(codec)}
+        registry._all = None
     yield
     for registry, codecs in saved:
         registry._codecs = codecs
         registry._all = None
+
+
+def of_the_core(codec: Any) -> bool:
+    return isinstance(codec, base._Deferred) or codec.__module__.startswith("mlserver.")
 
 
 class Upper(InputCodec):
@@ -268,7 +275,6 @@ def test_type_hints_as_users_compare_them() -> None:
     assert NumpyRequestCodec.TypeHint is type(None)
 
 
-@pytest.mark.usefixtures("registries")
 def test_registration() -> None:
     assert register_input_codec(Upper) is Upper
     assert base.find_input_codec("upper") is Upper
@@ -282,7 +288,6 @@ def test_registration() -> None:
     assert base.find_input_codec("upper") is Later
 
 
-@pytest.mark.usefixtures("registries")
 def test_instances_are_codecs_too() -> None:
     class Scaled(InputCodec):
         ContentType = "scaled"
@@ -298,7 +303,6 @@ def test_instances_are_codecs_too() -> None:
     assert decoded.tolist() == [2.0, 4.0]
 
 
-@pytest.mark.usefixtures("registries")
 def test_a_hint_of_a_dict_is_found_once_a_codec_has_it() -> None:
     @register_request_codec
     class DictCodec(RequestCodec):
