@@ -116,8 +116,7 @@ class _Lane:
         # One that awaits needs no more, and a batch that is not full yet had better wait for more calls.
         most = 1 if batch.awaiting else 2 if self._set.merges else _MOST_AHEAD
         self.ahead = max(1, min(most, int(_AHEAD / max(self.cost, 1e-6))))
-        for waiting, reply in zip(batch.waiting, replies, strict=True):
-            self._set.settle(waiting, reply)
+        self._set.settle(batch.waiting, replies)
         self._set.dispatch()
 
     def _restart_clock(self, batch: _Batch) -> None:
@@ -269,7 +268,10 @@ class ReplicaSet:
     @property
     def willing(self) -> bool:
         """Whether the model says that it is ready to be asked."""
-        return self._asleep or any(lane.replica.ready for lane in self._lanes)
+        for lane in self._lanes:
+            if lane.replica.ready:
+                return True
+        return self._asleep
 
     @property
     def asleep(self) -> bool:
@@ -294,7 +296,10 @@ class ReplicaSet:
     @property
     def _promising(self) -> bool:
         """Whether a call that comes now will find a replica soon."""
-        return self._asleep or any(lane.replica.alive or lane.replica.coming for lane in self._lanes)
+        for lane in self._lanes:
+            if lane.replica.alive or lane.replica.coming:
+                return True
+        return self._asleep
 
     @property
     def stages(self) -> Stages:
@@ -482,7 +487,7 @@ class ReplicaSet:
                 waiting.alone = True
                 self._waiting.appendleft(waiting)
             else:
-                self.settle(waiting, failure(waiting.call, MLServerError(reason, 503)))
+                self.settle([waiting], [failure(waiting.call, MLServerError(reason, 503))])
         self.dispatch()
 
     def _changed(self) -> None:
@@ -496,11 +501,12 @@ class ReplicaSet:
         waiting, self._waiting, self._left = self._waiting, deque(), 0
         for one in waiting:
             if not one.left:
-                self.settle(one, failure(one.call, WorkerUnavailable(self.settings.name, reason)))
+                self.settle([one], [failure(one.call, WorkerUnavailable(self.settings.name, reason))])
 
-    def settle(self, waiting: Waiting, reply: Reply) -> None:
-        self._tell(waiting, reply)
-        self._work_done()
+    def settle(self, calls: Sequence[Waiting], replies: Sequence[Reply]) -> None:
+        for waiting, reply in zip(calls, replies, strict=True):
+            self._tell(waiting, reply)
+        self._work_done(len(calls))
 
     def _tell(self, waiting: Waiting, reply: Reply) -> None:
         """Once at most."""
@@ -512,8 +518,8 @@ class ReplicaSet:
         except Exception:  # of one connection, which must not cost the others their replies
             logger.exception("a reply could not be delivered")
 
-    def _work_done(self) -> None:
-        self._in_flight -= 1
+    def _work_done(self, calls: int = 1) -> None:
+        self._in_flight -= calls
         if not self._in_flight and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

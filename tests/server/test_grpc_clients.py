@@ -195,7 +195,7 @@ def test_large_tensors_with_defaults(stub: Any, count: int) -> None:
 
 
 def test_uploads_wait_for_those_that_are_answered(tmp_path: Path) -> None:
-    """More than half of what a connection may hold: the client gets no credit for a while, and no call is lost."""
+    """From half of what a connection may hold, the client gets no credit for a while; no call is lost."""
     with grpc_server(tmp_path, MODELS) as server:
         window = 4 * 2**20
         server.grpc.limits = replace(server.grpc.limits, stream_window=window, connection_window=window)

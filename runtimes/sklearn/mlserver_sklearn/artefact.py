@@ -9,6 +9,7 @@ import numpy as np
 
 from mlserver.tabular import Features, Fitted, Method, is_known_code, text_input
 from mlserver.types import MetadataTensor, RequestInput
+from mlserver_sklearn.linear import straight
 
 __all__ = ["OUTPUTS", "final_type", "open_estimator"]
 
@@ -50,7 +51,9 @@ class Documents(Features):
 def open_estimator(estimator: Any, method: str) -> Fitted:
     """What an estimator can do. method: its method that answers when a request asks for no outputs."""
     methods: dict[str, Method] = {
-        name: bound for name in OUTPUTS if (bound := getattr(estimator, name, None)) is not None
+        name: straight(estimator, name) or bound
+        for name in OUTPUTS
+        if (bound := getattr(estimator, name, None)) is not None
     }
 
     def default(data: Any) -> Any:
