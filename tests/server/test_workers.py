@@ -509,6 +509,17 @@ def test_a_model_that_cannot_warm_up_does_not_load(tmp_path: Path) -> None:
         assert running.infer("cold", request(1.0)).status_code == 404
 
 
+@pytest.mark.parametrize(("workers", "order"), [(0, -0.9), (1, -4.0)])
+def test_a_warm_up_that_hangs_is_given_up(tmp_path: Path, workers: int, order: float) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=workers, load_timeout=0.4) as running:
+        write_model(tmp_path, "cold", f"{MODELS}.Moody", warm_up=[request(order)])
+        reply = running.post("/v2/repository/models/cold/load")
+        assert reply.status_code == 504
+        assert "warm-up took longer than `load_timeout` (0.4 s)" in reply.json()["error"]
+        assert running.infer("cold", request(1.0)).status_code == 404
+        wait_for(lambda: running.infer("echo", request(1.0)).ok, "the others to be served again")
+
+
 def test_what_changes_in_the_repository_is_followed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "Echo")
     with serving(folder, parallel_workers=1, watch_repository=0.1) as running:
