@@ -192,6 +192,39 @@ def test_streams(server: InThread, stub: Any) -> None:
     assert len(replies) == 3
 
 
+def test_a_model_that_is_behind_fills_no_memory(tmp_path: Path) -> None:
+    """Requests of its stream wait with the client: beyond a window of them, none is sent."""
+    gate, window, many = tmp_path / "gate", 16 * 2**20, 1000
+    sent = 0
+
+    def messages() -> Iterator[pb.ModelInferRequest]:
+        nonlocal sent
+        for _ in range(many):
+            message = pb.ModelInferRequest(model_name="behind", id=str(gate))
+            message.inputs.add(name="x", datatype="FP64", shape=[10_000, 1])
+            message.raw_input_contents.append(bytes(80_000))
+            sent += 1
+            yield message
+
+    with serving(folder_of(tmp_path, "Behind"), parallel_workers=1) as running:
+        (worker,) = workers_of(running)
+        before = resident_bytes(worker)
+        with grpc.insecure_channel(f"127.0.0.1:{running.server.grpc_port}") as channel:
+            replies = GRPCInferenceServiceStub(channel).ModelStreamInfer(messages(), timeout=TIMEOUT)
+            next(replies)
+            wait_for(lambda: sent == wait_a_moment(lambda: sent), "the client to be held back")
+            assert 1 < sent < 2 * window / 80_000
+            assert resident_bytes(worker) - before < window
+            gate.touch()
+            last = next(replies).raw_output_contents[0]
+    assert np.frombuffer(last, np.int64).tolist() == [many]
+
+
+def wait_a_moment(look: Any) -> Any:
+    time.sleep(0.3)
+    return look()
+
+
 def test_a_stream_that_fails_says_so_after_what_it_gave(server: InThread) -> None:
     with requests.post(f"{server.url}/v2/models/talks/infer_stream", json=request(3.0), stream=True) as reply:
         events = [json.loads(line[6:]) for line in _lines(reply)]
