@@ -79,12 +79,15 @@ def scan(source: Source, *, joblib: bool = False) -> Contents:
         except _Broken as exc:
             if not machine.calls and not machine.declared:
                 found.names = before
-            elif not found.whole:
+                return found
+            if not found.whole:
                 found.broken = f"a pickle that breaks off: {exc}"
+            found.undecided += machine.doubts
             return found
         except Undecidable as exc:
-            found.undecided.append(str(exc))
+            found.undecided += [*machine.doubts, str(exc)]
             return found
+        found.undecided += machine.doubts
         found.whole += 1
     found.undecided.append(f"more than {_PICKLES_IN_A_ROW} pickles in a row")
     return found
@@ -162,6 +165,7 @@ class _Machine:
         self._frame_end = 0
         self.declared = False
         self.calls = 0
+        self.doubts: list[str] = []  # what was passed over
 
     def run(self) -> None:
         """Raises _Broken where the pickle ends before its STOP, Undecidable where it cannot be followed."""
@@ -257,8 +261,12 @@ class _Machine:
             if name == "LONG":
                 return int(line.rstrip(b"L"), 0)
         except ValueError:
-            if b"\0" in line:  # where the unpickler in C stops reading, and goes on
-                raise Undecidable(f"an unreadable {name}") from None
+            if b"\0" in line and name not in (
+                "GLOBAL",
+                "INST",
+            ):  # where the unpickler in C stops reading, and goes on
+                self.doubts.append(f"an unreadable {name}")
+                return _UNKNOWN
             raise _Broken(f"an unreadable {name}") from None
         return _UNKNOWN  # FLOAT, PERSID
 
@@ -292,6 +300,9 @@ class _Machine:
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             self._memo[len(self._memo) if name == "MEMOIZE" else value] = self._top()
         elif name in ("GET", "BINGET", "LONG_BINGET"):
+            if value is _UNKNOWN:
+                push(_UNKNOWN)
+                return
             if value not in self._memo:
                 raise _Broken(f"nothing in the memo at {value}")
             push(self._memo[value])
@@ -411,7 +422,8 @@ class _Machine:
         self._stack.append(_Made(self._import(*value).name, arguments))
 
     def _ext1(self, name: str, value: Any) -> None:
-        raise Undecidable(f"{name} {value}: a name that the process's registry of extensions stands for")
+        self.doubts.append(f"{name} {value}, which stands for a name in the process's registry of extensions")
+        self._stack.append(_UNKNOWN)
 
     _ext2 = _ext4 = _ext1
 
@@ -472,7 +484,9 @@ class _Machine:
         if has_objects:
             if self._depth == _NESTED:
                 raise Undecidable("arrays within arrays within arrays")
-            _Machine(self._source, self._names, joblib=False, depth=self._depth + 1).run()
+            inner = _Machine(self._source, self._names, joblib=False, depth=self._depth + 1)
+            inner.doubts = self.doubts
+            inner.run()
             return
         shape = state.get("shape")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
