@@ -126,6 +126,19 @@ def test_code_beside_the_settings(workers: str, tmp_path: Path) -> None:
         assert refused.status_code == 422 and "helpers.py" in refused.json()["error"]
 
 
+def test_code_cannot_hide_behind_other_settings(tmp_path: Path) -> None:
+    home = write_model(tmp_path, "mine", "inner.models.Mine", unsafe_artefacts="refuse")
+    (home / "pinned.py").write_text("")
+    write_model(home, "inner", "inner.models.Mine", CODE)
+    settings = json.loads((home / "model-settings.json").read_text())
+    settings["trusted_digests"] = [digest(home / "pinned.py")]
+    (home / "model-settings.json").write_text(json.dumps(settings))
+    with serving(tmp_path, load=False) as server:
+        refused = server.post("/v2/repository/models/mine/load")
+        assert refused.status_code == 422 and "models.py" in refused.json()["error"]
+    assert not (home / "inner" / "imported").exists()
+
+
 def test_a_file_cannot_take_the_place_of_an_installed_module(tmp_path: Path) -> None:
     artefact = linear(tmp_path)
     shadow = f"open({str(tmp_path / 'marker')!r}, 'w').close()\nraise ImportError\n"

@@ -31,7 +31,6 @@ _LARGEST_SCHEMA = 64 << 20
 _MOST_MEMORY = 512 << 20
 _BLOCK = 1 << 20
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".pth")
-_SETTINGS = "model-settings.json"
 MLMODEL = "MLmodel"
 
 
@@ -87,15 +86,14 @@ def is_code(path: str) -> bool:
 
 
 def files_of(folder: str) -> Iterator[str]:
-    """Every file below a folder, links followed, but those of models with settings of their own."""
+    """Every file below a folder, links followed: what is hidden from people is not hidden from a loader."""
     seen = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, followlinks=True):
         kept = []
         for name in sorted(folders):
             inner = os.path.join(place, name)
             real = os.path.realpath(inner)
-            own = os.path.isfile(os.path.join(inner, _SETTINGS))
-            if not own and real not in seen and name not in (".git", ".envs", ".metrics"):
+            if real not in seen:
                 seen.add(real)
                 kept.append(name)
         folders[:] = kept

@@ -261,10 +261,8 @@ class _Machine:
             if name == "LONG":
                 return int(line.rstrip(b"L"), 0)
         except ValueError:
-            if b"\0" in line and name not in (
-                "GLOBAL",
-                "INST",
-            ):  # where the unpickler in C stops reading, and goes on
+            # There the unpickler in C stops reading, and goes on.
+            if b"\0" in line and name not in ("GLOBAL", "INST"):
                 self.doubts.append(f"an unreadable {name}")
                 return _UNKNOWN
             raise _Broken(f"an unreadable {name}") from None
