@@ -11,6 +11,7 @@ from __future__ import annotations
 import _compat_pickle
 import itertools
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,7 +132,7 @@ _UNKNOWN = _Unknown()
 _VALUE = _Value()
 _MARK = _Mark()
 
-_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT1: (1, False),
@@ -169,20 +170,21 @@ class _Machine:
 
     def run(self) -> None:
         """Raises _Broken where the pickle ends before its STOP, Undecidable where it cannot be followed."""
+        read = self._source.read
         for step in itertools.count():
-            code = self._source.read(1)
-            opcode = _OPCODES.get(code.decode("latin-1")) if code else None
+            code = read(1)
+            opcode = _OPCODES.get(code)
             if opcode is None:
                 at = self._source.tell() - len(code)
                 raise _Broken(f"no opcode at byte {at}" if code else "it is truncated")
-            value = self._argument(opcode)
+            value: Any = self._argument(opcode) if opcode.arg is not None else None
             if step == 0:
                 self.declared = opcode.name == "PROTO" and value <= 5
             if opcode.name == "STOP":
                 if not self._stack:
                     raise _Broken("nothing on the stack at STOP")
                 return
-            self._step(opcode.name, value)
+            _STEPS[opcode.name](self, opcode.name, value)
 
     # Arguments
 
@@ -289,43 +291,44 @@ class _Machine:
             raise _Broken("the stack is empty")
         return self._stack[-1]
 
-    def _step(self, name: str, value: Any) -> None:
-        push = self._stack.append
-        if name in _LITERALS:
-            push(value)
-        elif name in _CONSTANTS:
-            push(_CONSTANTS[name])
-        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[len(self._memo) if name == "MEMOIZE" else value] = self._top()
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            if value is _UNKNOWN:
-                push(_UNKNOWN)
-                return
-            if value not in self._memo:
-                raise _Broken(f"nothing in the memo at {value}")
-            push(self._memo[value])
-        elif name == "PROTO":
-            if value > 5:
-                raise _Broken(f"protocol {value}")
-            self._protocol = value
-        elif name == "FRAME":
-            self._frame_end = self._source.tell() + value
-        elif name == "MARK":
-            push(_MARK)
-        elif name == "POP":
-            # A mark may be popped, too.
-            if not self._stack:
-                raise _Broken("the stack is empty")
-            self._stack.pop()
-        elif name == "POP_MARK":
-            self._pop_mark()
-        elif name == "DUP":
-            push(self._top())
-        else:
-            getattr(self, f"_{name.lower()}", self._other)(name, value)
+    def _literal(self, name: str, value: Any) -> None:
+        self._stack.append(value)
 
-    def _other(self, name: str, value: Any) -> None:
-        raise Undecidable(f"the opcode {name}, which is not known here")
+    def _constant(self, name: str, value: Any) -> None:
+        self._stack.append(_CONSTANTS[name])
+
+    def _memoize(self, name: str, value: Any) -> None:
+        self._memo[len(self._memo)] = self._top()
+
+    def _put(self, name: str, value: Any) -> None:
+        self._memo[value] = self._top()
+
+    def _get(self, name: str, value: Any) -> None:
+        if value is not _UNKNOWN and value not in self._memo:
+            raise _Broken(f"nothing in the memo at {value}")
+        self._stack.append(self._memo.get(value, _UNKNOWN))
+
+    def _proto(self, name: str, value: Any) -> None:
+        if value > 5:
+            raise _Broken(f"protocol {value}")
+        self._protocol = value
+
+    def _frame(self, name: str, value: Any) -> None:
+        self._frame_end = self._source.tell() + value
+
+    def _mark(self, name: str, value: Any) -> None:
+        self._stack.append(_MARK)
+
+    def _drop(self, name: str, value: Any) -> None:
+        if not self._stack:
+            raise _Broken("the stack is empty")
+        self._stack.pop()  # maybe a mark
+
+    def _drop_to_mark(self, name: str, value: Any) -> None:
+        self._pop_mark()
+
+    def _dup(self, name: str, value: Any) -> None:
+        self._stack.append(self._top())
 
     # Containers: a dict is known, for it may be the state of an array; the others only if they are tuples.
 
@@ -497,6 +500,20 @@ class _Machine:
         if state.get("numpy_array_alignment_bytes") is not None:
             self._skip(self._exactly(1)[0])
         self._skip(count * itemsize)
+
+
+_STEPS: dict[str, Callable[[_Machine, str, Any], None]] = {
+    **dict.fromkeys(_LITERALS, _Machine._literal),
+    **dict.fromkeys(_CONSTANTS, _Machine._constant),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine._put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine._get),
+    "POP": _Machine._drop,
+    "POP_MARK": _Machine._drop_to_mark,
+}
+# All others have a method of their name.
+for _opcode in pickletools.opcodes:
+    if _opcode.name not in _STEPS and _opcode.name != "STOP":
+        _STEPS[_opcode.name] = getattr(_Machine, f"_{_opcode.name.lower()}")
 
 
 def _may_be_text(part: Any) -> bool:
