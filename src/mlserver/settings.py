@@ -194,7 +194,7 @@ class Settings(_Base):
     """Files that may run code, as `sha256:` and 64 hexadecimal digits; `mlserver audit --pin` prints them."""
 
     trusted_classes: list[str] = []
-    """What pickles may import, as `package.module.Name`, or patterns such as `sklearn.*`."""
+    """What pickles may import, as `package.module.Name`, or patterns for classes, such as `sklearn.*`."""
 
     trust_model_settings: bool = True
     """Let the settings of a model say the three above for itself; false takes the server's alone."""

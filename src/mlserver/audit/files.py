@@ -141,6 +141,9 @@ def _inspect(file: IO[bytes], path: str = "", depth: int = 0) -> tuple[str, Cont
     contents = _both_ways(rewound)
     if contents.any or contents.broken:
         return "pickle", _decided(contents)
+    # Some readers take an archive with anything before it.
+    if zipfile.is_zipfile(file):
+        return _archive(file, depth)
     file.seek(0)
     return _inert(file, path)
 

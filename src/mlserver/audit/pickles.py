@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["HARMLESS", "Contents", "Source", "Undecidable", "is_dangerous", "scan"]
+__all__ = ["HARMLESS", "Contents", "Source", "Undecidable", "is_class", "is_dangerous", "scan"]
 
 # Values above this many bytes are passed over: no name is that long.
 _LONGEST_VALUE = 1 << 16
@@ -670,6 +670,8 @@ _DANGEROUS_MODULES = frozenset(
         ),
     )
 )
+# Parts of packages that do not compute, and compile, run or fetch instead.
+_TOOLS = frozenset(("f2py", "testing", "tests", "distutils", "conftest", "externals", "hub", "cpp_extension"))
 # Names that mean the same wherever they are found: modules that other modules import, and what runs code.
 _DANGEROUS_NAMES = frozenset(
     (
@@ -692,6 +694,13 @@ _DANGEROUS_NAMES = frozenset(
 )
 
 
+def is_class(name: str) -> bool:
+    """Whether a name is written as those of classes are, or as of what Cython and NumPy make objects with."""
+    attribute = name.rpartition(".")[2]
+    made_by = attribute.startswith("__pyx_unpickle_") or attribute.endswith("_ctor") or attribute == "newObj"
+    return made_by or attribute.lstrip("_")[:1].isupper()
+
+
 def is_dangerous(name: str) -> bool:
     """Whether a name is known to let a pickle run anything, or may hide what does."""
     if name in HARMLESS:
@@ -699,4 +708,6 @@ def is_dangerous(name: str) -> bool:
     if ":" in name:
         return True
     module, _, attribute = name.rpartition(".")
+    if not _TOOLS.isdisjoint(module.split(".")):
+        return True
     return module.partition(".")[0] in _DANGEROUS_MODULES or attribute in _DANGEROUS_NAMES

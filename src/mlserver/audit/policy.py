@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from mlserver.audit import files
 from mlserver.audit.files import File
-from mlserver.audit.pickles import HARMLESS, is_dangerous
+from mlserver.audit.pickles import HARMLESS, is_class, is_dangerous
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
 
@@ -80,8 +80,13 @@ class Policy:
     def _trusts(self, name: str) -> bool:
         if name in HARMLESS or name in self.classes:
             return True
-        # A pattern means classes of a package, not what its modules happen to import.
-        return not is_dangerous(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.classes)
+        # A pattern means classes of a package: neither its functions, one of which may well call eval, nor
+        # what its modules happen to import.
+        return (
+            is_class(name)
+            and not is_dangerous(name)
+            and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.classes)
+        )
 
     def mismatch(self, file: File) -> str | None:
         """Why this file is not one of those that are pinned; None if it is, or need not be."""
