@@ -230,10 +230,12 @@ def test_audit_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (home / "requirements.txt").write_text("numpy\n")
     done = CliRunner().invoke(root, ["audit", str(tmp_path)])
     assert done.exit_code == 1, done.output
-    assert "imports, dangerous: posix.system" in done.output
+    assert "imports, dangerous: posix.system (os.system)" in done.output
     assert f"imports, other: {LINEAR}" in done.output and digest(artefact) in done.output
     assert "models.Mine" in done.output and "models.py: Python code, runs code" in done.output
     assert "installs what" in done.output
+    pinned = CliRunner().invoke(root, ["audit", "--pin", str(tmp_path)])
+    assert "model.pkl before you trust it: posix.system (os.system)" in pinned.stderr
     assert not marker.exists() and not (home / "imported").exists()
 
 

@@ -40,7 +40,7 @@ from mlserver import ModelSettings, Settings
 from mlserver.audit import files, pickles
 from mlserver.audit.files import File
 from mlserver.audit.pickles import HARMLESS, Contents, is_dangerous
-from mlserver.audit.policy import Policy, policy_of
+from mlserver.audit.policy import Policy, UntrustedArtefact, check_artefact, policy_of
 from tests.strategies import arrays, object_arrays, texts
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -495,3 +495,23 @@ def test_the_reason_names_file_digest_names_and_setting(tmp_path: Path) -> None:
     assert "json.loads" in reason and ".system" in reason
     assert "`trusted_digests`" in reason and "`trusted_classes`" in reason
     assert Policy("refuse", digests=frozenset([file.sha256])).refusal(file) is None
+
+
+def test_code_and_pickles_in_a_folder_of_mlflow(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "MLmodel").write_text(
+        "flavors:\n  python_function: {loader_module: mlflow.sklearn, code: code}\n"
+    )
+    (tmp_path / "code" / "helpers.py").write_text("")
+    (tmp_path / "python_model.pkl").write_bytes(cloudpickle.dumps(lambda x: x))
+    model = ModelSettings(implementation="mlserver_mlflow.MLflowRuntime", unsafe_artefacts="refuse")
+    pins: list[str] = []
+    for name in ("code/helpers.py", "python_model.pkl"):
+        for path in (tmp_path, tmp_path / "MLmodel"):
+            with pytest.raises(UntrustedArtefact, match=r"python_model\.pkl|helpers\.py"):
+                check_artefact(model, str(path))
+        pins.append(files.inspect(str(tmp_path / name)).sha256)
+        # All of them, or none: what is not pinned is refused.
+        model.trusted_digests = [*pins, files.inspect(str(tmp_path / "MLmodel")).sha256]
+    check_artefact(model, str(tmp_path))

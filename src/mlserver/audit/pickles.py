@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["HARMLESS", "Contents", "Source", "Undecidable", "is_class", "is_dangerous", "scan"]
+__all__ = ["HARMLESS", "Contents", "Source", "Undecidable", "is_class", "is_dangerous", "scan", "shown"]
 
 # Values above this many bytes are passed over: no name is that long.
 _LONGEST_VALUE = 1 << 16
@@ -692,6 +692,13 @@ _DANGEROUS_NAMES = frozenset(
         *("save", "savetxt", "dump", "to_pickle", "memmap", "fromfile", "urlopen", "urlretrieve", "download"),
     )
 )
+
+
+def shown(name: str) -> str:
+    """A name for people, who know `os.system` under that name."""
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    also = f" (os.{attribute})" if module in ("posix", "nt") else ""
+    return f"{module}.{attribute}{also}"
 
 
 def is_class(name: str) -> bool:

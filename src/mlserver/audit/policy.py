@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from mlserver.audit import files
 from mlserver.audit.files import File
-from mlserver.audit.pickles import HARMLESS, is_class, is_dangerous
+from mlserver.audit.pickles import HARMLESS, is_class, is_dangerous, shown
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
 
@@ -108,9 +108,9 @@ class Policy:
         if not left:
             return None
         more = f" and {len(left) - _SHOWN_NAMES} more" if len(left) > _SHOWN_NAMES else ""
-        shown = ", ".join(name.replace(":", ".") for name in left[:_SHOWN_NAMES])
+        first = ", ".join(map(shown, left[:_SHOWN_NAMES]))
         return (
-            f"{what}, a {file.format}, imports and may run {shown}{more}; to load it, {pin}, "
+            f"{what}, a {file.format}, imports and may run {first}{more}; to load it, {pin}, "
             "or name what it imports in `trusted_classes`"
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mlserver.audit.pickles import shown
 from mlserver.audit.report import Report, audit, grouped
 from mlserver.errors import StartError
 
@@ -32,6 +33,10 @@ def audit_folder(folder: str, as_json: bool, pin: bool) -> None:
         broken = [f"there are no models in '{folder}'"]
     if pin:
         click.echo(json.dumps(_pins(reports), indent=2))
+        for file in (file for report in reports for file in report.loads):
+            doubts = [*map(shown, grouped(file.names)["dangerous"]), *file.undecided]
+            if doubts:
+                click.echo(f"Warning: look at {file.path} before you trust it: {doubts[0]}", err=True)
     elif as_json:
         click.echo(json.dumps({"models": [r.as_dict() for r in reports], "broken": broken}, indent=2))
     else:
@@ -60,8 +65,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"               {file.sha256}"
         for group, names in grouped(file.names).items():
             if names:
-                shown = ", ".join(name.replace(":", ".") for name in names)
-                yield f"               imports, {group}: {shown}"
+                yield f"               imports, {group}: {', '.join(map(shown, names))}"
         for reason in file.undecided:
             yield f"               undecided: {reason}"
     if not report.refusals:
