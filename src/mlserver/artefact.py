@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
+from mlserver.audit.policy import check_code
 from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.importing import import_class
 from mlserver.model import MLModel
@@ -87,10 +88,9 @@ def options_of(settings: ModelSettings, kind: type[T]) -> T:
 def import_beside(settings: ModelSettings, path: str) -> Any:
     """The object at `module.name`, modules beside the settings file of a model first.
 
-    Raises ImportError, or what the module raises.
+    Raises ImportError, UntrustedArtefact, or what the module raises.
     """
-    source = settings._source
-    return import_class(path, os.path.dirname(os.path.abspath(source)) if source else None)
+    return import_class(path, check_code(settings, path))
 
 
 def _quoted(names: Any) -> str:

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mlserver.audit.policy import ENVIRONMENT, PACKAGES, check_environment
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
 from mlserver.utils import to_absolute_path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlserver.settings import ModelSettings, Settings
 
 __all__ = [
+    "REQUIREMENTS",
     "Environment",
     "compute_hash_of_file",
     "compute_hash_of_string",
@@ -64,6 +66,7 @@ def environment_of(settings: ModelSettings, server: Settings) -> Environment:
     parameters = settings.parameters
     if parameters is not None and parameters.environment_path:
         path = os.path.abspath(os.path.expandvars(os.path.expanduser(parameters.environment_path)))
+        check_environment(settings, path, ENVIRONMENT)
         return _in_folder(settings, path, compute_hash_of_string(path))
     if parameters is not None and parameters.environment_tarball:
         tarball = to_absolute_path(settings, parameters.environment_tarball)
@@ -71,6 +74,7 @@ def environment_of(settings: ModelSettings, server: Settings) -> Environment:
             raise MLServerError(
                 f"Model '{settings.name}': there is no `environment_tarball` at {tarball}", 422
             )
+        check_environment(settings, tarball, ENVIRONMENT)
         key = compute_hash_of_file(tarball)
         folder = os.path.join(os.path.abspath(server.environments_dir), key)
         _unpack(settings, tarball, folder)
@@ -81,7 +85,7 @@ def environment_of(settings: ModelSettings, server: Settings) -> Environment:
 
 
 # Files beside a model that say what it needs, the first of them that is there.
-_REQUIREMENTS = ("requirements.txt", "python_env.yaml", "conda.yaml", "conda.yml", "environment.yml")
+REQUIREMENTS = ("requirements.txt", "python_env.yaml", "conda.yaml", "conda.yml", "environment.yml")
 
 
 def _built(settings: ModelSettings, server: Settings) -> Environment:
@@ -89,11 +93,12 @@ def _built(settings: ModelSettings, server: Settings) -> Environment:
     folder = os.path.dirname(os.path.abspath(settings._source)) if settings._source else os.getcwd()
     uri = settings.parameters.uri if settings.parameters is not None else None
     artefact = to_absolute_path(settings, uri) if uri else folder
-    candidates = [os.path.join(place, name) for place in (folder, artefact) for name in _REQUIREMENTS]
+    candidates = [os.path.join(place, name) for place in (folder, artefact) for name in REQUIREMENTS]
     found = next((path for path in candidates if os.path.isfile(path)), None)
     if found is None:
-        text = f"`build_environment` needs one of {', '.join(_REQUIREMENTS)} in {folder}"
+        text = f"`build_environment` needs one of {', '.join(REQUIREMENTS)} in {folder}"
         raise MLServerError(f"Model '{settings.name}': {text}", 422)
+    check_environment(settings, found, PACKAGES)
     python, requirements = read_requirements(found)
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python is not None and not f"{python}.".startswith(f"{own}."):

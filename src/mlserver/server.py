@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mlserver.audit.policy import configure as configure_trust
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import ModelNotFound, StartError
 from mlserver.logging import configure_logger, logger
@@ -41,6 +42,7 @@ class MLServer:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         configure_logger(settings)
+        configure_trust(settings)
         keep_blocks_warm()
         configure_metrics(settings)
         self.http_port: int | None = None

@@ -59,6 +59,7 @@ DEFAULT_ENVIRONMENTS_DIR = os.path.join(os.getcwd(), ".envs")
 DEFAULT_METRICS_DIR = os.path.join(os.getcwd(), ".metrics")
 
 S = TypeVar("S", bound="_Base")
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 _LEGACY_DUMP: dict[str, Any] = {"by_alias": True, "exclude_unset": True, "exclude_none": True}
 
@@ -183,6 +184,20 @@ class Settings(_Base):
 
     max_queue_size: int = 0
     """Requests that may wait for one model before more are refused with 429; 0 is unlimited."""
+
+    # Trust
+
+    unsafe_artefacts: Literal["allow", "warn", "refuse"] = "allow"
+    """What to do with files that run code when a model is loaded, and are not trusted by the next two."""
+
+    trusted_digests: list[Digest] = []
+    """Files that may run code, as `sha256:` and 64 hexadecimal digits; `mlserver audit --pin` prints them."""
+
+    trusted_classes: list[str] = []
+    """What pickles may import, as `package.module.Name`, or patterns for classes, such as `sklearn.*`."""
+
+    trust_model_settings: bool = True
+    """Let the settings of a model say the three above for itself; false takes the server's alone."""
 
     # Metadata
 
@@ -442,6 +457,15 @@ class ModelSettings(_Base):
     parameters: ModelParameters | None = None
     """Artefact, version, environment and runtime specific settings."""
 
+    unsafe_artefacts: Literal["allow", "warn", "refuse"] | None = None
+    """What to do with files of this model that run code and are not trusted; null is as for the server."""
+
+    trusted_digests: list[Digest] = []
+    """If any are given, what is loaded for this model must have one of these digests, whatever it runs."""
+
+    trusted_classes: list[str] = []
+    """What pickles of this model may import, besides what the server's settings list."""
+
     cache_enabled: bool = False
     """Let the response cache, where the server has one, hold responses of this model."""
 
@@ -471,9 +495,12 @@ class ModelSettings(_Base):
     def implementation(self) -> type[MLModel]:
         """The runtime class, imported now. Modules beside the settings file come first.
 
-        What changed since it was imported is imported anew. Raises ImportError, or what the module raises.
+        What changed since it was imported is imported anew. Raises ImportError, UntrustedArtefact, or what
+        the module raises.
         """
-        directory = os.path.dirname(os.path.abspath(self._source)) if self._source else None
+        from mlserver.audit.policy import check_code
+
+        directory = check_code(self, self.implementation_)
         runtime: type[MLModel] = import_class(self.implementation_, directory)
         return runtime
 

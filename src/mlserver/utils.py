@@ -40,9 +40,14 @@ async def get_model_uri(settings: ModelSettings, wellknown_filenames: Sequence[s
     """Path (or URI of a scheme other than `file`, as it is) of the artefact that `parameters.uri` names.
 
     wellknown_filenames: in a folder, the first of these files that exists is taken; without one, the folder
-    is. Raises InvalidModelURI when there is no URI, or nothing where it points.
+    is. Raises InvalidModelURI when there is no URI, or nothing where it points; UntrustedArtefact when the
+    settings do not let it be loaded.
     """
-    return _find_artefact(settings, wellknown_filenames)
+    from mlserver.audit.policy import check_artefact
+
+    path = _find_artefact(settings, wellknown_filenames)
+    check_artefact(settings, path)
+    return path
 
 
 def _find_artefact(settings: ModelSettings, wellknown_filenames: Sequence[str]) -> str:

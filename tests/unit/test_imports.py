@@ -19,7 +19,8 @@ LAYERS = [
     {"version", "errors", "context", "importing", "cloudevents", "memory"},
     {"tensor"},
     {"types"},
-    {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"},
+    {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"}
+    | {"audit"},
     {"metrics", "model", "batching", "tls"},
     {"listening", "artefact", "function"},
     {"tabular"},
@@ -33,6 +34,7 @@ LAYERS = [
     {"replica", "repository"},
     {"warmup"},
     {"replicas", "parallel"},
+    {"audit.report"},
     {"rollout"},
     {"registry", "cache"},
     {"service"},

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mlserver import MLModel
+from mlserver.audit.policy import check_artefact
 from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.settings import ModelSettings
 from mlserver.tensor import TensorData
@@ -89,6 +90,7 @@ class HuggingFaceRuntime(MLModel):
     async def load(self) -> bool:
         settings = self.hf_settings
         folder = await self._folder()
+        self._check(folder)
         try:
             self._model = load_pipeline_from_settings(settings, folder)
         except MLServerError:
@@ -117,8 +119,19 @@ class HuggingFaceRuntime(MLModel):
             return await get_model_uri(self._settings)
         except InvalidModelURI:
             if _is_place(parameters.uri):
+                check_artefact(self._settings, parameters.uri)
                 return parameters.uri
             raise
+
+    def _check(self, folder: str | None) -> None:
+        """Look at what else the pipeline is made of. Raises UntrustedArtefact."""
+        settings = self.hf_settings
+        code = bool((settings.model_kwargs or {}).get("trust_remote_code"))
+        places = {settings.pretrained_model, settings.pretrained_tokenizer, folder if code else None}
+        if not (settings.pretrained_model or folder):
+            places.add(f"the default model of task '{self._task}'")
+        for place in places - {None}:
+            check_artefact(self._settings, str(place), code=code)
 
     async def metadata(self) -> MetadataModelResponse:
         metadata = await super().metadata()

@@ -1,4 +1,4 @@
-"""Command line: `mlserver start FOLDER`."""
+"""Command line: `mlserver start FOLDER`, `mlserver audit FOLDER`."""
 
 from mlserver.cli.main import main
 

@@ -31,6 +31,21 @@ def start(folder: str) -> None:
     start_server(folder)
 
 
+@root.command()
+@click.argument("folder")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--pin", is_flag=True, help="Print settings that pin what was found, by settings file.")
+def audit(folder: str, as_json: bool, pin: bool) -> None:
+    """Tell what the models in FOLDER would run when they are loaded, without running it.
+
+    Ends with 0 if all would load under `unsafe_artefacts: refuse`, 1 if something would be refused, 2 if
+    FOLDER or settings in it cannot be used.
+    """
+    from mlserver.cli.audit import audit_folder
+
+    audit_folder(folder, as_json, pin)
+
+
 def main() -> None:
     root()
 

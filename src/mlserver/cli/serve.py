@@ -11,6 +11,7 @@ import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from mlserver.audit.policy import close_path
 from mlserver.errors import StartError, user_traceback
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import calm_collector
@@ -27,11 +28,14 @@ DEFAULT_SETTINGS_FILENAME = "settings.json"
 async def load_settings(folder: str) -> tuple[Settings, list[ModelSettings]]:
     """Settings of the server that serves `folder`, and of the models to load at once.
 
-    Puts `folder` and `.` at the front of `sys.path`: modules there are importable from here on.
+    Puts `folder` and `.` at the front of `sys.path`: modules there are importable from here on, unless unsafe
+    artefacts are refused.
     Raises StartError naming the file or environment variable that cannot be used.
     """
     _make_importable(folder)
     settings = _server_settings(folder)
+    if settings.unsafe_artefacts == "refuse":
+        close_path(folder)
     if not settings.load_models_at_startup:
         return settings, []
     repository = ModelRepositoryFactory.resolve_model_repository(settings)

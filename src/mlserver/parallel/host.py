@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from mlserver.audit.policy import close_path
+from mlserver.audit.policy import configure as configure_trust
 from mlserver.errors import MLServerError
 from mlserver.executor import Call, Reply, failure
 from mlserver.logging import configure_logger, logger
@@ -309,6 +311,9 @@ def configure(settings: dict[str, Any], path: list[str]) -> None:
     sys.path[:0] = path
     server = Settings.model_validate(settings)
     configure_logger(server)
+    configure_trust(server)
+    if server.unsafe_artefacts == "refuse":
+        close_path()  # the interpreter put it there
     configure_metrics(server, worker=True)
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlserver.audit.policy import TRUST_SETTINGS
 from mlserver.logging import logger
 from mlserver.metrics import process_stopped
 from mlserver.parallel.arena import Arena, Mapping, nameless_file
@@ -29,6 +30,7 @@ __all__ = ["SHARED_SETTINGS", "Worker"]
 SHARED_SETTINGS = {
     *("debug", "logging_settings", "use_structured_logging"),
     *("metrics_dir", "metrics_endpoint", "parallel_workers"),
+    *TRUST_SETTINGS,
 }
 # Seconds that a process whose socket has closed gets to be gone.
 _LAST_BREATH = 1.0

@@ -54,9 +54,10 @@ class SchemalessModelRepository(ModelRepository):
             else:
                 text = f"Model '{settings.name}' is in a folder of another name, '{folder}' ({path})"
                 self._complain(path, text)
-        return found or self._from_environment()
+        return found or self.described_by_environment()
 
-    def _from_environment(self) -> builtins.list[ModelSettings]:
+    def described_by_environment(self) -> builtins.list[ModelSettings]:
+        """The model that needs no file, if the environment describes one."""
         try:
             return [with_parameters(ModelSettings())]  # the environment gives the rest
         except ValidationError as exc:
