@@ -21,7 +21,7 @@ def root() -> None:
 @root.command()
 @click.argument("folder")
 def start(folder: str) -> None:
-    """Serve the models in FOLDER until told to stop.
+    """Serve the models in FOLDER until told to stop; or the one saved model that FOLDER is.
 
     FOLDER holds a model-settings.json for each model, at any depth, and maybe a settings.json for the server.
     What neither says comes from environment variables (MLSERVER_..., MLSERVER_MODEL_...) or a .env file.
