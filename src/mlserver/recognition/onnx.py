@@ -31,7 +31,7 @@ def describe_onnx(path: str) -> str | None:
     if not isinstance(version, int) or _GRAPH not in fields:
         return None
     producer = " ".join(filter(None, (_text(fields.get(key)) for key in (_PRODUCER, _PRODUCER_VERSION))))
-    return f"made by {producer or 'an unknown tool'}, IR {version}, opset {', '.join(opsets)}"
+    return f"made by {producer or 'an unknown tool'}, IR {version}, opset {', '.join(sorted(opsets))}"
 
 
 def _opset(content: bytes) -> str:
