@@ -31,6 +31,31 @@ def start(folder: str) -> None:
     start_server(folder)
 
 
+@root.command()
+@click.argument("folder", required=False)
+@click.option(
+    "-t",
+    "--template",
+    default="https://github.com/EthicalML/sml-security/",
+    show_default=True,
+    help="Template for cookiecutter, which is used when no FOLDER is given.",
+)
+@click.pass_context
+def init(context: click.Context, folder: str | None, template: str) -> None:
+    """Write a custom runtime to start from into FOLDER.
+
+    Without FOLDER, let cookiecutter make a project of a template.
+    """
+    from mlserver.cli.scaffold import run_cookiecutter, write_template
+
+    if folder is None:
+        run_cookiecutter(template)
+        return
+    if context.get_parameter_source("template") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("either FOLDER or --template: cookiecutter chooses the folder itself")
+    write_template(folder)
+
+
 def main() -> None:
     root()
 
