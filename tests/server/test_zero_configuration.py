@@ -185,6 +185,15 @@ def test_settings_that_are_put_beside_it_later_count(tmp_path: Path) -> None:
         assert server.infer("other", IRIS).json()["outputs"][0]["data"] == [0]
 
 
+def test_it_is_watched(tmp_path: Path) -> None:
+    path = tmp_path / "iris.joblib"
+    save_sklearn(path)
+    with process(path, MLSERVER_WATCH_REPOSITORY="0.1") as server:
+        assert server.infer("iris", IRIS).json()["outputs"][0]["data"] == [0]
+        joblib.dump(LogisticRegression(max_iter=500).fit(X, Y + 10), path)
+        wait_for(lambda: server.infer("iris", IRIS).json()["outputs"][0]["data"] == [10], "the new model")
+
+
 def test_a_file_that_is_loaded_later(tmp_path: Path) -> None:
     save_sklearn(tmp_path / "iris.joblib")
     with process(tmp_path / "iris.joblib", MLSERVER_LOAD_MODELS_AT_STARTUP="false") as server:
