@@ -139,6 +139,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/liveness.py
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/runtimes.py
+	$(BIN)/python benchmarks/runtimes_load.py
 
 bench-micro: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-columns=median,iqr,ops --override-ini testpaths=benchmarks

@@ -323,6 +323,25 @@ def artefact(python: Path) -> Path:
     return file
 
 
+TREES = {
+    "xgboost": ("mlserver_xgboost.XGBoostModel", "model.json"),
+    "lightgbm": ("mlserver_lightgbm.LightGBMModel", "model.bst"),
+    "catboost": ("mlserver_catboost.CatboostModel", "model.cbm"),
+}
+
+
+@functools.cache
+def trees() -> tuple[Path, dict[str, float]]:
+    """Where the models of `TREES` are, which the older libraries have written, and what they answer."""
+    folder = peers.PEERS / "trees"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(_peer("mlserver-trees").python), str(peers.SERVED / "train_trees.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    if done.returncode:
+        raise Unavailable(f"the trees could not be trained: {done.stderr.decode()[-300:].strip()}")
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
 def _peer(name: str) -> peers.Peer:
     peer = peers.ALL[name]
     peer.ensure()
@@ -342,6 +361,8 @@ def _mlserver(python: Callable[[], Path], workers: int, *, hard_stop: bool) -> C
 
     def prepare(folder: Path, model: str) -> Launch:
         interpreter = python()
+        if model in TREES:
+            interpreter = _peer(f"{interpreter.parts[-3]}-trees").python
         http_port, grpc_port, metrics_port = free_ports(3)
         settings = {
             "debug": False,
@@ -360,6 +381,10 @@ def _mlserver(python: Callable[[], Path], workers: int, *, hard_stop: bool) -> C
             shutil.copy(artefact(interpreter), home / "model.joblib")
             parameters = {"uri": "./model.joblib"}
             implementation = "mlserver_sklearn.SKLearnModel"
+        elif model in TREES:
+            implementation, filename = TREES[model]
+            shutil.copy(trees()[0] / filename, home / filename)
+            parameters = {"uri": f"./{filename}"}
         else:
             shutil.copy(peers.SERVED / "mlserver_models.py", home / "models.py")
             parameters = {}

@@ -70,11 +70,30 @@ class Peer:
             raise Unavailable(f"{' '.join(command[1:])} failed: {error}") from error
 
 
+def _editable(*runtimes: str) -> tuple[str, ...]:
+    """Arguments that install the project and some of its runtimes from here."""
+    folders = (PROJECT, *(PROJECT / "runtimes" / name for name in runtimes))
+    return tuple(argument for folder in folders for argument in ("--editable", str(folder)))
+
+
 ALL = {
     peer.name: peer
     for peer in (
         # As a user installs it: the project's own development environment holds more than a server needs.
-        Peer("ours", (("--editable", str(PROJECT), "--editable", str(PROJECT / "runtimes" / "sklearn")),)),
+        Peer("ours", (_editable("sklearn"),)),
+        Peer("ours-trees", (_editable("xgboost", "lightgbm", "catboost"),)),
+        Peer(
+            "mlserver-trees",
+            (
+                (
+                    "mlserver==1.7.1",
+                    "mlserver-xgboost==1.7.1",
+                    "mlserver-lightgbm==1.7.1",
+                    "mlserver-catboost==1.7.1",
+                    "uvloop<0.22",
+                ),
+            ),
+        ),
         # With uvloop 0.22 and later its worker processes do not start.
         Peer("mlserver", (("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"),)),
         # The wheel carries Triton 2.51.0. Its Python client is not needed; its python backend, compiled

@@ -32,7 +32,16 @@ from mlserver.types import MetadataModelResponse
 if TYPE_CHECKING:
     from mlserver.settings import ModelSettings
 
-__all__ = ["Batch", "Calls", "Description", "LocalReplica", "Replica", "Waiting"]
+__all__ = [
+    "STREAM_AHEAD",
+    "Batch",
+    "Calls",
+    "Description",
+    "LocalReplica",
+    "Replica",
+    "Waiting",
+    "nobody_cares",
+]
 
 T = TypeVar("T")
 
@@ -40,8 +49,8 @@ T = TypeVar("T")
 _SHORT_RUN = 0.005
 # Bodies above this many bytes take longer to parse than the hop to the thread costs.
 _SHORT_BODY = 64 * 1024
-# Responses of a stream that may wait for a slow client.
-_STREAM_AHEAD = 8
+# Items of a stream that may wait for whoever takes them: a slow client, or a model that is behind.
+STREAM_AHEAD = 8
 
 
 class Waiting:
@@ -246,7 +255,7 @@ class LocalReplica:
         loaded: the model, if it was loaded already before this process was forked.
         """
         self.settings = settings
-        self.changed: Callable[[], None] = _nobody_cares
+        self.changed: Callable[[], None] = nobody_cares
         self._request_events = request_events
         self._host = asyncio.get_running_loop()
         self._loop = _new_event_loop()
@@ -317,7 +326,11 @@ class LocalReplica:
         return Description(model.ready, executor.merges, streams, handlers)
 
     async def close(self) -> None:
-        """Finish what is in flight, unload the model, end its thread."""
+        """Finish what is in flight, unload the model, end its thread; of one that is stuck, do not wait."""
+        if self._stuck:
+            self._closed, self._model, self._executor = True, None, None
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            return
         if self._in_flight:
             self._idle = self._idle or self._host.create_future()
             await self._idle
@@ -538,7 +551,7 @@ class LocalReplica:
 
         Closing this closes that.
         """
-        queue: asyncio.Queue[Any] = asyncio.Queue(_STREAM_AHEAD)
+        queue: asyncio.Queue[Any] = asyncio.Queue(STREAM_AHEAD)
         wanted = True
 
         async def put(item: Any) -> None:
@@ -580,8 +593,8 @@ class LocalReplica:
 _END = object()
 
 
-def _nobody_cares() -> None:
-    pass
+def nobody_cares() -> None:
+    """What `Replica.changed` is until somebody does."""
 
 
 async def _contained(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -151,6 +151,7 @@ class ReplicaSet:
         max_waiting: int = 0,
         queue_seen: Histogram | None = None,
         retry_lost: bool = True,
+        load_timeout: float | None = None,
     ) -> None:
         self.settings = settings
         self.merges = False
@@ -160,6 +161,7 @@ class ReplicaSet:
         self._max_waiting = max_waiting
         self._queue_seen = queue_seen
         self._retry_lost = retry_lost
+        self._load_timeout = load_timeout
         self._timeout = settings.predict_timeout
         target = settings.latency_target_ms
         self.policy = BatchPolicy(
@@ -170,6 +172,7 @@ class ReplicaSet:
         )
         self._most_calls = self.policy.max_calls
         self._hold: asyncio.TimerHandle | None = None
+        self._hold_until = 0.0
         self._lanes: list[_Lane] = []
         self._metadata: MetadataModelResponse | None = None
         self._waiting: deque[Waiting] = deque()
@@ -201,7 +204,7 @@ class ReplicaSet:
             loaded = [r for r, d in zip(replicas, done, strict=True) if isinstance(d, Description)]
             await asyncio.gather(*(replica.close() for replica in loaded), return_exceptions=True)
             raise
-        warming = [asyncio.ensure_future(warm_up(replica)) for replica in replicas]
+        warming = [asyncio.ensure_future(self._warm_up(replica)) for replica in replicas]
         try:
             await asyncio.gather(*warming)
         except BaseException:
@@ -216,6 +219,14 @@ class ReplicaSet:
         for replica in replicas:
             replica.changed = self._changed
         return self.description
+
+    async def _warm_up(self, replica: Replica) -> None:
+        try:
+            await asyncio.wait_for(warm_up(replica), self._load_timeout)
+        except asyncio.TimeoutError:
+            reason = f"warm-up took longer than `load_timeout` ({self._load_timeout:g} s)"
+            replica.recycle(reason)
+            raise MLServerError(f"Model {self.settings.name}: {reason}", 504) from None
 
     async def sleep(self) -> None:
         """Unload the replicas of an idle model, to be loaded again by the next call."""
@@ -430,8 +441,12 @@ class ReplicaSet:
         now, oldest = _now(), self._waiting[0].since
         leaves = self.policy.leaves_at(self.queue_length, oldest, now)
         if leaves > now:
+            if self._hold is not None and leaves < self._hold_until:
+                self._hold.cancel()  # more calls take longer: they have to leave earlier
+                self._hold = None
             if self._hold is None:
                 self._hold = self._loop.call_later(leaves - now, self._release)
+                self._hold_until = leaves
             return True
         if self._hold is not None:
             self._hold.cancel()

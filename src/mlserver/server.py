@@ -75,6 +75,7 @@ class MLServer:
             limit,
             self._metrics.batch_queue(settings.name, settings.version or "") if batched else None,
             server.retry_lost_calls,
+            server.load_timeout,
         )
 
     async def _place(self, settings: ModelSettings) -> Sequence[Replica]:

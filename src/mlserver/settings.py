@@ -150,7 +150,7 @@ class Settings(_Base):
     """Load models once, in a process that workers are forked from: saves memory, where load() allows it."""
 
     load_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that a load() in a worker may take; null is unlimited."""
+    """Seconds that a load() in a worker, or any warm-up, may take; null is unlimited."""
 
     worker_gpus: list[str] = []
     """Value of `CUDA_VISIBLE_DEVICES` for each worker of a pool, in turn; empty leaves it as it is."""

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import hpack
+import numpy as np
 import pytest
 
 from mlserver.grpc import dataplane_pb2 as pb
@@ -478,6 +479,24 @@ def test_too_much_metadata_is_refused_and_the_connection_goes_on(server: GrpcLis
         reply = client.reply(1)
         assert reply.code is Code.RESOURCE_EXHAUSTED and "metadata" in reply.text
         assert client.send(call(3)).reply(3).values == [1, 2]
+
+
+def test_a_call_beside_a_slow_upload_does_not_wait_for_it(server: GrpcListening) -> None:
+    """Of a large message, the kernel gathers some before it is read: unless the client is slow."""
+    body = message(infer(values=np.zeros(240_000)))
+    with connected(server, first=settings([(WINDOW, 10_000_000)])) as client:
+        client.give(10_000_000).send(headers(1, OPEN), data(1, body[:200_000]))
+        sent, asked = 200_000, 3
+        for _ in range(10):
+            client.send(data(1, body[sent : sent + 1_000]))
+            sent += 1_000
+            started = time.monotonic()
+            assert client.send(call(asked)).reply(asked).values == [1, 2]
+            assert time.monotonic() - started < 1
+            asked += 2
+            time.sleep(0.03)
+        client.send(data(1, body[sent:], end=True))
+        assert len(client.reply(1).values) == 240_000
 
 
 def test_messages_without_end_on_a_stream_that_nobody_reads(server: GrpcListening) -> None:

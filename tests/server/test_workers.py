@@ -192,6 +192,39 @@ def test_streams(server: InThread, stub: Any) -> None:
     assert len(replies) == 3
 
 
+def test_a_model_that_is_behind_fills_no_memory(tmp_path: Path) -> None:
+    """Requests of its stream wait with the client: beyond a window of them, none is sent."""
+    gate, window, many = tmp_path / "gate", 16 * 2**20, 1000
+    sent = 0
+
+    def messages() -> Iterator[pb.ModelInferRequest]:
+        nonlocal sent
+        for _ in range(many):
+            message = pb.ModelInferRequest(model_name="behind", id=str(gate))
+            message.inputs.add(name="x", datatype="FP64", shape=[10_000, 1])
+            message.raw_input_contents.append(bytes(80_000))
+            sent += 1
+            yield message
+
+    with serving(folder_of(tmp_path, "Behind"), parallel_workers=1) as running:
+        (worker,) = workers_of(running)
+        before = resident_bytes(worker)
+        with grpc.insecure_channel(f"127.0.0.1:{running.server.grpc_port}") as channel:
+            replies = GRPCInferenceServiceStub(channel).ModelStreamInfer(messages(), timeout=TIMEOUT)
+            next(replies)
+            wait_for(lambda: sent == wait_a_moment(lambda: sent), "the client to be held back")
+            assert 1 < sent < 2 * window / 80_000
+            assert resident_bytes(worker) - before < window
+            gate.touch()
+            last = next(replies).raw_output_contents[0]
+    assert np.frombuffer(last, np.int64).tolist() == [many]
+
+
+def wait_a_moment(look: Any) -> Any:
+    time.sleep(0.3)
+    return look()
+
+
 def test_a_stream_that_fails_says_so_after_what_it_gave(server: InThread) -> None:
     with requests.post(f"{server.url}/v2/models/talks/infer_stream", json=request(3.0), stream=True) as reply:
         events = [json.loads(line[6:]) for line in _lines(reply)]
@@ -507,6 +540,17 @@ def test_a_model_that_cannot_warm_up_does_not_load(tmp_path: Path) -> None:
         reply = running.post("/v2/repository/models/cold/load")
         assert reply.status_code == 422 and "nowhere.json" in reply.json()["error"]
         assert running.infer("cold", request(1.0)).status_code == 404
+
+
+@pytest.mark.parametrize(("workers", "order"), [(0, -0.9), (1, -4.0)])
+def test_a_warm_up_that_hangs_is_given_up(tmp_path: Path, workers: int, order: float) -> None:
+    with serving(folder_of(tmp_path, "Echo"), parallel_workers=workers, load_timeout=0.4) as running:
+        write_model(tmp_path, "cold", f"{MODELS}.Moody", warm_up=[request(order)])
+        reply = running.post("/v2/repository/models/cold/load")
+        assert reply.status_code == 504
+        assert "warm-up took longer than `load_timeout` (0.4 s)" in reply.json()["error"]
+        assert running.infer("cold", request(1.0)).status_code == 404
+        wait_for(lambda: running.infer("echo", request(1.0)).ok, "the others to be served again")
 
 
 def test_what_changes_in_the_repository_is_followed(tmp_path: Path) -> None:

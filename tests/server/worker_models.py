@@ -127,6 +127,25 @@ class Talks(Echo):
         return StreamingResponse(items(), media_type="text/event-stream")
 
 
+class Behind(Echo):
+    """Takes one request of a stream and leaves the others where they are until the file that its id names is
+    there; then tells how many there were.
+    """
+
+    async def predict_stream(
+        self, payloads: AsyncIterator[types.InferenceRequest]
+    ) -> AsyncIterator[types.InferenceResponse]:
+        first = await anext(payloads)
+        yield await self.predict(first)
+        while not os.path.exists(str(first.id)):  # noqa: ASYNC110, ASYNC240 - another process makes it
+            await asyncio.sleep(0.01)
+        count = 1
+        async for _ in payloads:
+            count += 1
+        output = NumpyCodec.encode_output("count", np.array([[count]]))
+        yield types.InferenceResponse(model_name=self.name, outputs=[output])
+
+
 class FailsToLoad(MLModel):
     async def load(self) -> bool:
         raise ValueError("no weights here")

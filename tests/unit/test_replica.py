@@ -612,3 +612,28 @@ async def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once() -> No
         loaded.submit(hopeful)
         model.gate.set()
         assert await hopeful.data() == [5]
+
+
+# Holding a batch back
+
+
+def test_more_calls_bring_the_departure_forward() -> None:
+    """What is held for company leaves when the last word of the policy says, not when the first did."""
+
+    async def run() -> float:
+        async with replica(Inline, max_batch_size=8, latency_target_ms=5000) as (loaded, _):
+            leaves = iter([30.0, 0.05])
+
+            def leaves_at(waiting: int, oldest: float, now: float) -> float:
+                return oldest + next(leaves) if now < oldest + 0.05 else now
+
+            loaded.policy.leaves_at = leaves_at  # type: ignore[method-assign]
+            first, second = Caller(), Caller()
+            started = time.monotonic()
+            loaded.submit(first)
+            await asyncio.sleep(0.01)
+            loaded.submit(second)
+            assert await first.status() == await second.status() == 200
+            return time.monotonic() - started
+
+    assert asyncio.run(run()) < TIMEOUT / 2

@@ -147,6 +147,7 @@ class Call:
                 return
             assembler = self._assembler = Assembler(self._server.max_message)
         elif assembler.take(chunk):
+            self._connection.expected = assembler.missing
             return
         self.assemble(assembler, chunk)
 
@@ -157,6 +158,7 @@ class Call:
         except RpcError as exc:
             self.fail(exc.code, str(exc))
             return
+        self._connection.expected = assembler.missing
         for body, compressed in messages:
             self.message(body, compressed)
         self.hold()

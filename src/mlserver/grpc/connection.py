@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mlserver.grpc.calls import Route
+from mlserver.grpc.lowwater import LowWater
 from mlserver.tls import taken_by_client
 from mlserver.wire.http2 import Connection, ErrorCode, Headers, Stream
 
@@ -56,6 +57,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         "_held_back",
         "_in_vain",
         "_incomplete",
+        "_low",
         "_paused",
         "_pinged",
         "_queued",
@@ -67,6 +69,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         "_unsent",
         "_waiting",
         "answering",
+        "expected",
         "held",
         "http2",
     )
@@ -77,6 +80,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self.http2 = Connection(self, server.limits)
         self.held = 0  # bytes of messages that are arriving, wait for the rest of their call, or are answered
         self.answering = 0  # calls that hold some of it and are complete: that comes back by itself
+        self.expected = 0  # bytes that the message which came last is short of
+        self._low = LowWater()
         self._held_back = False
         self._flushing = False
         self._paused = False  # the socket takes no more for now
@@ -116,6 +121,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._pinged = False
         self._in_vain = 0
         http2.receive(self._server.read_buffer[:nbytes], now)
+        # A client that gets no credit may not be able to send what is missing.
+        self._low.expect(0 if self._held_back else self.expected, self._transport)
         if not http2.incomplete:
             self._incomplete = _NEVER
         elif self._incomplete == _NEVER:

@@ -86,6 +86,11 @@ class Assembler:
         """Bytes of memory that a message on its way takes."""
         return 0 if self._block is None else len(self._block)
 
+    @property
+    def missing(self) -> int:
+        """Bytes of a message on its way that are still to come, its prefix left out."""
+        return 0 if self._block is None else self._stop - self._at
+
     def take(self, chunk: memoryview) -> bool:
         """Take what is neither beginning nor end of a message, nor needs more memory; False for the rest,
         which is for `feed`.

@@ -34,7 +34,7 @@ from mlserver.parallel.channel import (
     discard,
     encode_reply,
 )
-from mlserver.replica import Batch, Calls, LocalReplica, Waiting
+from mlserver.replica import STREAM_AHEAD, Batch, Calls, LocalReplica, Waiting
 from mlserver.settings import ModelSettings, Settings
 from mlserver.utils import AsyncManager
 
@@ -42,8 +42,6 @@ __all__ = ["main"]
 
 # From <sys/prctl.h>
 _PR_SET_PDEATHSIG = 1
-# Items of a stream that may be on their way to the front before it has taken them.
-_STREAM_AHEAD = 8
 # Seconds between two looks at what models say of their readiness.
 _STATES = 0.2
 
@@ -71,7 +69,7 @@ class _Stream:
         """taken: called when the model has taken a call out, on whatever thread that is."""
         self.calls = Calls(taken=taken)
         self.received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.room = asyncio.Semaphore(_STREAM_AHEAD)
+        self.room = asyncio.Semaphore(STREAM_AHEAD)
         self.task: asyncio.Task[None] | None = None
 
 

@@ -20,7 +20,7 @@ from mlserver.parallel.channel import (
     rebuild_error,
 )
 from mlserver.parallel.errors import WorkerStop
-from mlserver.replica import Batch, Calls, Description, LocalReplica
+from mlserver.replica import STREAM_AHEAD, Batch, Calls, Description, LocalReplica, nobody_cares
 from mlserver.types import MetadataModelResponse
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from mlserver.settings import ModelSettings
 
 __all__ = ["WorkerReplica"]
-
-# Items of a stream that may be on their way to the worker before its model has taken them.
-_STREAM_AHEAD = 8
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -55,7 +52,7 @@ class WorkerReplica:
         self.settings = settings
         self.number = number
         self.events = events
-        self.changed: Callable[[], None] = _nobody_cares
+        self.changed: Callable[[], None] = nobody_cares
         self.ready = False
         self.coming = False
         self.closed = False
@@ -187,7 +184,7 @@ class WorkerReplica:
         number = self._slot.register(self)
         queue: asyncio.Queue[Any] = asyncio.Queue()
         self._streams[number] = queue
-        room = self._room[number] = asyncio.Semaphore(_STREAM_AHEAD)
+        room = self._room[number] = asyncio.Semaphore(STREAM_AHEAD)
         channel.send(Kind.OPEN, number, self.number, scope)
         feed = _feed_calls if scope is None else _feed_messages
         feeding = asyncio.ensure_future(feed(channel, number, source, room))
@@ -219,10 +216,6 @@ class WorkerReplica:
 
 
 _END = object()
-
-
-def _nobody_cares() -> None:
-    pass
 
 
 def _tell_failure(feeding: asyncio.Task[None], queue: asyncio.Queue[Any]) -> None:
