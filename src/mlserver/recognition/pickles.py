@@ -11,12 +11,16 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import IO, Any
 
 __all__ = ["PICKLE_START", "find_globals", "unpacked"]
 
 # Protocol 2 and later announce themselves; those before start with an opcode of these.
 PICKLE_START = re.compile(rb"\x80[\x02-\x05]|[c(\]\}]")
+
+# A model names its class early; a large table may have millions of values and name none.
+_MOST_OPCODES = 100_000
 
 _OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -62,7 +66,7 @@ def find_globals(content: bytes) -> Iterator[str]:
     memo: dict[int, str | None] = {}
     with suppress(Exception):  # what pickletools raises for bytes that are no opcodes, and for a cut end
         argument: Any
-        for opcode, argument, _ in pickletools.genops(content):
+        for opcode, argument, _ in islice(pickletools.genops(content), _MOST_OPCODES):
             kind = opcode.name
             if kind in ("GLOBAL", "INST"):
                 name = str(argument).replace(" ", ".", 1)
