@@ -36,6 +36,7 @@ class MLServer:
     """A server for the models of one repository. Make it inside a running event loop.
 
     http_port, grpc_port, metrics_port: where it listens, once `listening` is set; None for what is off.
+    loaded: set once the models are that it was started with.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,6 +50,7 @@ class MLServer:
         self.grpc_port: int | None = None
         self.metrics_port: int | None = None
         self.listening = asyncio.Event()
+        self.loaded = asyncio.Event()
         self._stop_requested = asyncio.Event()
         self._metrics = RequestMetrics(settings.metrics_rest_server_prefix)
         self._namespace = kubernetes_namespace()
@@ -136,6 +138,7 @@ class MLServer:
             self.listening.set()
             if await self._load(models_settings):
                 self.service.starting = False
+                self.loaded.set()
                 freeze_what_stays()
                 if settings.watch_repository is not None:
                     watching.append(

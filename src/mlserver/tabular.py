@@ -65,7 +65,8 @@ class Features:
 
     names: of the columns, in order; empty where the model knows none. count: how many; None if unknown.
     datatype: of a column in the metadata; datatypes: of those columns that have another one. Columns of BYTES
-    hold text. categories: the columns that the library wants as categories of pandas.
+    hold text. categories: the columns that the library wants as categories of pandas. examples: by column, a
+    value that it may have, where not any will do; the metadata shows them.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Features:
         datatype: str = "FP64",
         datatypes: Mapping[str, str] | None = None,
         categories: Iterable[str] = (),
+        examples: Mapping[str, Any] | None = None,
     ) -> None:
         self.names = [str(name) for name in names]
         self.count = len(self.names) or None if count is None else int(count)
@@ -82,6 +84,7 @@ class Features:
         self._datatype = datatype
         self._datatypes = datatypes or {}
         self.categories = list(categories)
+        self._examples = examples or {}
         self.texts = frozenset(name for name, kind in self._datatypes.items() if kind == "BYTES")
 
     # Requests
@@ -182,11 +185,14 @@ class Features:
         return []
 
     def _input(self, name: str, datatype: str) -> MetadataTensor:
-        return (
-            text_input(name)
-            if datatype == "BYTES"
-            else MetadataTensor(name=name, datatype=datatype, shape=[-1, 1])
-        )
+        if datatype == "BYTES":
+            tensor = text_input(name)
+        else:
+            tensor = MetadataTensor(name=name, datatype=datatype, shape=[-1, 1])
+        if name in self._examples:
+            parameters = {} if tensor.parameters is None else {"content_type": tensor.parameters.content_type}
+            tensor.parameters = Parameters(**parameters, example=self._examples[name])
+        return tensor
 
     def samples(self) -> Iterator[Any]:
         """Single rows that mean nothing, but that the model may accept."""
@@ -197,7 +203,8 @@ class Features:
                 import pandas as pd
             except ImportError:
                 return
-            yield pd.DataFrame({name: [""] if name in self.texts else [0.0] for name in self.names})
+            values = {name: "" if name in self.texts else 0.0 for name in self.names}
+            yield pd.DataFrame({name: [value] for name, value in {**values, **self._examples}.items()})
 
 
 class Fitted:

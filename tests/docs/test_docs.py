@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import joblib
@@ -13,7 +15,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from mlserver.settings import CORSSettings, ModelParameters, ModelSettings, Settings
-from tests.running import serving, write_model
+from tests.running import process, serving, wait_for, write_model
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +29,9 @@ def blocks(document: Path, opening: str) -> list[str]:
 def curl_bodies(document: Path) -> list[tuple[str, str]]:
     """Path and body of every inference that a document asks for with curl."""
     return re.findall(
-        r"curl localhost:8080(/v2/models/\w+/infer) -d '(.*?)'", document.read_text(), re.DOTALL
+        r"curl (?:-sS http://)?localhost:8080(/v2/models/\w+/infer) -d '(.*?)'",
+        document.read_text(),
+        re.DOTALL,
     )
 
 
@@ -64,6 +68,20 @@ def test_the_curl_commands(document: str, iris: Path) -> None:
         for path, body in commands:
             answer = server.post(path, json.loads(body))
             assert answer.status_code == 200, answer.text
+
+
+def test_a_model_without_configuration(tmp_path: Path) -> None:
+    guide = DOCS / "zero-configuration.md"
+    (tmp_path / "train.py").write_text(blocks(guide, "python file=train.py")[0])
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=60)
+    shown = blocks(guide, "console")[0]
+    with process(tmp_path / "iris.joblib") as server:
+        wait_for(lambda: "\ncurl " in server.log(), "an example")
+        printed = server.log().replace(f"127.0.0.1:{server.port}", "localhost:8080")
+        assert printed.rpartition("Try it:\n")[2].splitlines()[0] == shown.splitlines()[-1]
+        assert shown.splitlines()[2].removeprefix("... ") in printed
+        path, body = curl_bodies(guide)[0]
+        assert server.post(path, json.loads(body)).ok
 
 
 def test_every_setting_is_documented() -> None:

@@ -25,6 +25,7 @@ from mlserver.repository import (
     SchemalessModelRepository,
 )
 from mlserver.repository.load import load_model_settings
+from mlserver.repository.recognised import ArtefactRepository
 from mlserver.utils import get_model_uri
 
 IMPLEMENTATION = "tests.unit.test_repository.Runtime"
@@ -99,6 +100,32 @@ async def test_a_version_in_a_sidecars_layout(tmp_path: Path) -> None:
     (settings,) = await SchemalessModelRepository(str(tmp_path)).list()
     assert (settings.name, settings.version) == ("iris_3", "3")
     assert settings.parameters is not None and settings.parameters.uri == "./model.joblib"
+
+
+async def test_a_saved_model_is_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
+    repository = ArtefactRepository(str(tmp_path))
+    (settings,) = await repository.list()
+    assert (settings.name, settings.implementation_) == ("tiny", "mlserver_huggingface.HuggingFaceRuntime")
+    assert settings.parameters is not None
+    assert (settings.parameters.uri, settings.parameters.extra) == (str(folder), {"task": "fill-mask"})
+    # What the environment says comes first.
+    monkeypatch.setenv("MLSERVER_MODEL_NAME", "mine")
+    monkeypatch.setenv("MLSERVER_MODEL_EXTRA", '{"task": "feature-extraction", "batch_size": 4}')
+    (settings,) = await repository.list()
+    assert settings.parameters is not None
+    assert (settings.name, settings.parameters.extra) == (
+        "mine",
+        {"task": "feature-extraction", "batch_size": 4},
+    )
+    monkeypatch.delenv("MLSERVER_MODEL_NAME")
+    # It may go, and settings may come.
+    (folder / "config.json").unlink()
+    assert await repository.list() == []
+    write(folder, name="other", implementation="somewhere.Runtime")
+    assert [settings.name for settings in await repository.list()] == ["other"]
 
 
 async def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -55,10 +56,20 @@ def tensors_of(schema: Schema, prefix: str) -> list[MetadataTensor]:
             datatype, content_type = _COLUMN_TYPES.get(getattr(spec.type, "name", ""), ("BYTES", _JSON))
             shape = [-1, 1]
         parameters = Parameters(content_type=content_type)
+        if content_type == _JSON and hasattr(spec.type, "to_dict"):  # types of old releases have none
+            parameters.example = json.dumps(_example(spec.type.to_dict()))
         if not spec.required:
             parameters.required = False
         tensors.append(MetadataTensor(name=name, datatype=datatype, shape=shape, parameters=parameters))
     return tensors
+
+
+def _example(kind: dict[str, Any]) -> Any:
+    """The least value of a type, as MLflow describes types in the MLmodel file."""
+    if kind["type"] == "object":
+        properties = kind.get("properties", {})
+        return {name: _example(of) for name, of in properties.items() if of.get("required", True)}
+    return {"array": [], "map": {}, "any": None, "boolean": False, "string": ""}.get(kind["type"], 0)
 
 
 def _of_tensor(dtype: np.dtype[Any]) -> tuple[str, str]:

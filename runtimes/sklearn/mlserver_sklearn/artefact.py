@@ -83,7 +83,13 @@ def _features(estimator: Any) -> Features:
     count = getattr(estimator, "n_features_in_", None)
     if _is_vectorizer(first):
         return Documents(names, count)
-    return Features(names, count, datatypes=dict.fromkeys(_text_columns(first), "BYTES"))
+    columns = dict(_particular_columns(estimator, names))
+    return Features(
+        names,
+        count,
+        datatypes={name: "BYTES" for name, value in columns.items() if isinstance(value, str)},
+        examples={name: value for name, value in columns.items() if value != ""},
+    )
 
 
 def _ends(estimator: Any) -> tuple[Any, Any]:
@@ -110,13 +116,26 @@ def _is_vectorizer(step: Any) -> bool:
     return any(cls.__name__ == "_VectorizerMixin" for cls in type(step).__mro__)
 
 
-def _text_columns(step: Any) -> Iterator[str]:
-    """Columns that a ColumnTransformer reads as text."""
-    for _, transformer, columns in getattr(step, "transformers_", ()):
-        first = _ends(transformer)[0]
-        names = [columns] if isinstance(columns, str) else columns
-        if _is_vectorizer(first):
-            yield from (name for name in names if isinstance(name, str))
-        for name, categories in zip(names, getattr(first, "categories_", ()), strict=False):
-            if isinstance(name, str) and any(isinstance(value, str) for value in categories):
-                yield name
+def _particular_columns(estimator: Any, names: list[str]) -> Iterator[tuple[str, Any]]:
+    """Columns that are read as text or categories, with a value that each may have; of text an empty one."""
+    whole = [("", estimator, names)]
+    for _, transformer, columns in getattr(_ends(estimator)[0], "transformers_", whole):
+        if isinstance(columns, (slice, int)):
+            continue
+        labels = [columns] if isinstance(columns, str) else columns
+        if _is_vectorizer(_ends(transformer)[0]):
+            yield from ((label, "") for label in labels if isinstance(label, str))
+        for label, categories in zip(labels, _categories(transformer, len(labels)), strict=False):
+            texts = [value for value in categories if isinstance(value, str)]
+            # Neither None nor NaN, which stand for a missing value.
+            known = texts or [value for value in categories if value is not None and value == value]
+            if isinstance(label, str) and known:
+                yield label, np.asarray(known[0]).item()
+
+
+def _categories(transformer: Any, columns: int) -> Any:
+    """Those of the first step that knows some; steps before it, such as an imputer, keep the columns."""
+    steps = getattr(transformer, "steps", None)
+    parts = [step for _, step in steps] if isinstance(steps, list) else [transformer]
+    found = next((part.categories_ for part in parts if hasattr(part, "categories_")), ())
+    return found if len(found) == columns else ()

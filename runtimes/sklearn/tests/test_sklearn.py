@@ -22,6 +22,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import IsolationForest, RandomForestClassifier, RandomForestRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -645,3 +646,33 @@ async def test_subclasses_that_override_predict_promise_nothing() -> None:
 
 def test_version() -> None:
     assert __version__
+
+
+async def test_columns_of_categories_show_one_of_them(serve: Serve) -> None:
+    """Other values may be refused, so that nobody could guess a request."""
+    frame = pd.DataFrame({"city": ["Rome", None, "Oslo"], "rooms": [3, 1, 2], "size": [30.0, 50.0, 40.0]})
+    city = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder())
+    columns = ColumnTransformer(
+        [
+            ("city", city, ["city"]),
+            ("rooms", OneHotEncoder(), ["rooms"]),
+            ("size", StandardScaler(), ["size"]),
+        ]
+    )
+    model = await serve(make_pipeline(columns, LogisticRegression()).fit(frame, [1, 0, 1]))
+    inputs = {tensor.name: tensor for tensor in (await model.metadata()).inputs or []}
+    assert {name: tensor.datatype for name, tensor in inputs.items()} == {
+        "city": "BYTES",
+        "rooms": "FP64",
+        "size": "FP64",
+    }
+    assert inputs["city"].parameters == Parameters(content_type="str", example="Oslo")
+    assert inputs["rooms"].parameters == Parameters(example=1)
+    assert inputs["size"].parameters is None
+    assert [tensor.name for tensor in model.outputs] == ["predict", "predict_proba"]
+
+
+async def test_a_pipeline_that_starts_with_categories(serve: Serve) -> None:
+    frame = pd.DataFrame({"a": ["x", "y", "x"], "b": ["u", "u", "v"]})
+    model = await serve(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(frame, [1, 0, 1]))
+    assert [tensor.parameters.example for tensor in model.inputs if tensor.parameters] == ["x", "u"]

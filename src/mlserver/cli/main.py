@@ -21,7 +21,7 @@ def root() -> None:
 @root.command()
 @click.argument("folder")
 def start(folder: str) -> None:
-    """Serve the models in FOLDER until told to stop.
+    """Serve the models in FOLDER until told to stop; or the one saved model that FOLDER is.
 
     FOLDER holds a model-settings.json for each model, at any depth, and maybe a settings.json for the server.
     What neither says comes from environment variables (MLSERVER_..., MLSERVER_MODEL_...) or a .env file.
@@ -44,6 +44,31 @@ def audit(folder: str, as_json: bool, pin: bool) -> None:
     from mlserver.cli.audit import audit_folder
 
     audit_folder(folder, as_json, pin)
+
+
+@root.command()
+@click.argument("folder", required=False)
+@click.option(
+    "-t",
+    "--template",
+    default="https://github.com/EthicalML/sml-security/",
+    show_default=True,
+    help="Template for cookiecutter, which is used when no FOLDER is given.",
+)
+@click.pass_context
+def init(context: click.Context, folder: str | None, template: str) -> None:
+    """Write a custom runtime to start from into FOLDER.
+
+    Without FOLDER, let cookiecutter make a project of a template.
+    """
+    from mlserver.cli.scaffold import run_cookiecutter, write_template
+
+    if folder is None:
+        run_cookiecutter(template)
+        return
+    if context.get_parameter_source("template") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("either FOLDER or --template: cookiecutter chooses the folder itself")
+    write_template(folder)
 
 
 def main() -> None:

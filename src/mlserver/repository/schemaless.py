@@ -89,7 +89,7 @@ def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
         status = os.stat(folder)
         with os.scandir(folder) as entries:
             children = sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as exc:
         logger.warning("Cannot look for models in %s: %s", folder, exc.strerror)
