@@ -7,10 +7,9 @@ import binascii
 from typing import Any, ClassVar, List  # noqa: UP035 - the hint users compare with
 
 from mlserver.codecs.base import InputCodec, register_input_codec
-from mlserver.codecs.lists import elements_of, is_list_of
+from mlserver.codecs.lists import column_of_bytes, elements_of, is_list_of
 from mlserver.errors import CodecError
-from mlserver.tensor import TensorData
-from mlserver.types import Parameters, RequestInput, ResponseOutput
+from mlserver.types import RequestInput, ResponseOutput
 
 __all__ = ["Base64Codec"]
 
@@ -30,13 +29,7 @@ class Base64Codec(InputCodec):
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """use_bytes: base64 as ASCII bytes, else as str. Elements that are str are taken as ASCII."""
         encoded = [base64.b64encode(raw) for raw in _to_bytes(name, elements_of(payload))]
-        return ResponseOutput.build(
-            name=name,
-            shape=[len(encoded), 1],
-            datatype="BYTES",
-            parameters=Parameters.of_content_type(cls.ContentType),
-            data=TensorData(encoded if use_bytes else [element.decode("ascii") for element in encoded]),
-        )
+        return column_of_bytes(name, cls.ContentType, encoded, use_bytes)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:

@@ -8,8 +8,9 @@ from typing import Any, TypeVar, Union
 import numpy as np
 
 from mlserver.tensor import TensorData
+from mlserver.types import Parameters, ResponseOutput
 
-__all__ = ["ListElement", "ListPayload", "as_list", "elements_of", "is_list_of"]
+__all__ = ["ListElement", "ListPayload", "as_list", "column_of_bytes", "elements_of", "is_list_of"]
 
 ListElement = TypeVar("ListElement")
 ListPayload = Union[ListElement, list[ListElement]]  # noqa: UP007 - generic
@@ -18,6 +19,18 @@ ListPayload = Union[ListElement, list[ListElement]]  # noqa: UP007 - generic
 def is_list_of(payload: Any, instance_type: type | tuple[type, ...]) -> bool:
     """Whether `payload` is a list, not a tuple, of nothing but instances of the type; an empty list is."""
     return isinstance(payload, list) and all(isinstance(element, instance_type) for element in payload)
+
+
+def column_of_bytes(name: str, content_type: str, elements: list[bytes], use_bytes: bool) -> ResponseOutput:
+    """Encoded elements as a BYTES tensor of shape [N, 1]. use_bytes: as they are, else as str."""
+    output: ResponseOutput = ResponseOutput.build(
+        name=name,
+        shape=[len(elements), 1],
+        datatype="BYTES",
+        parameters=Parameters.of_content_type(content_type),
+        data=TensorData(elements if use_bytes else [element.decode() for element in elements]),
+    )
+    return output
 
 
 def as_list(payload: Any) -> Iterator[Any]:

@@ -10,10 +10,9 @@ import transformers
 
 from mlserver.codecs import InputCodec, register_input_codec
 from mlserver.codecs.json import decode_json_input_or_output
-from mlserver.codecs.lists import is_list_of
+from mlserver.codecs.lists import column_of_bytes, is_list_of
 from mlserver.errors import CodecError
-from mlserver.tensor import TensorData
-from mlserver.types import Parameters, RequestInput, ResponseOutput
+from mlserver.types import RequestInput, ResponseOutput
 
 __all__ = ["Conversation", "HuggingfaceConversationCodec", "to_dict"]
 
@@ -82,13 +81,7 @@ class HuggingfaceConversationCodec(InputCodec):
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """use_bytes: JSON as UTF-8 bytes, else as str."""
         texts = [orjson.dumps(to_dict(conversation)) for conversation in payload]
-        return ResponseOutput.build(
-            name=name,
-            shape=[len(texts), 1],
-            datatype="BYTES",
-            parameters=Parameters.of_content_type(cls.ContentType),
-            data=TensorData(texts if use_bytes else [text.decode() for text in texts]),
-        )
+        return column_of_bytes(name, cls.ContentType, texts, use_bytes)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:
