@@ -285,6 +285,11 @@ class BlackBoxRuntime(AlibiExplainRuntime):
     """Explains a model of which nothing but its answers is known."""
 
     def _find_predictor(self) -> Any:
+        url = self._explain_settings.infer_uri
+        if not url.startswith(("http://", "https://")):
+            raise InvalidExplainerSettings(
+                self.name, f"infer_uri of a {self._kind.name} is the URL where its model is asked, not {url}"
+            )
         return RemoteModel(self._explain_settings)
 
     def _check_folder(self, path: str) -> None:

@@ -11,8 +11,10 @@ import mlserver_alibi_explain
 import numpy as np
 import pandas as pd
 import pytest
+import trustme
 from explained import HALVES, IMAGES, NAMES, X
 from mlserver_alibi_explain import AlibiExplainRuntime, common, remote
+from mlserver_alibi_explain.common import construct_metadata_url
 from mlserver_alibi_explain.errors import RemoteInferenceError
 from mlserver_alibi_explain.explainers import EXPLAINERS
 from tests.running import InThread, serving, write_model
@@ -216,8 +218,31 @@ async def test_models_that_do_not_answer_as_they_should(load: Load, boxes: InThr
     assert "colour was received" in await refused(wrong, tensor(X[:1]))
     other = await load("anchor_tabular", infer_uri=f"{boxes.url}/v2/health/live")
     assert "answered" in await refused(other, tensor(X[:1]))
-    certificates = await load("anchor_tabular", ssl_verify_path="/nowhere/ca.pem")
-    assert (await explain(certificates, tensor(X[:1])))["anchor"]  # it is no TLS
+    with pytest.raises(
+        MLServerError, match=r"is the URL where its model is asked, not \./model\.joblib"
+    ) as path:
+        await load("anchor_tabular", infer_uri="./model.joblib")
+    assert path.value.status_code == 422
+
+
+async def test_a_model_behind_tls(load: Load, saved: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "certificate.pem"))
+    leaf.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    uri = str(saved / "models" / "linear.joblib")
+    write_model(tmp_path, "linear", "mlserver_sklearn.SKLearnModel", parameters={"uri": uri})
+    files = {"tls_certificate": tmp_path / "certificate.pem", "tls_private_key": tmp_path / "key.pem"}
+    with serving(tmp_path, **{name: str(path) for name, path in files.items()}) as server:
+        url = f"https://127.0.0.1:{server.port}/v2/models/linear/infer"
+        model = await load("anchor_tabular", infer_uri=url, ssl_verify_path=str(tmp_path / "authority.pem"))
+        assert (await explain(model, tensor(X[:1])))["anchor"]
+        for path in (None, "/nowhere/authority.pem"):
+            model = await load("anchor_tabular", infer_uri=url, ssl_verify_path=path)
+            assert f"{construct_metadata_url(url)}, cannot be reached: " in await refused(
+                model, tensor(X[:1]), 503
+            )
 
 
 # --- white boxes -------------------------------------------------------------------------------------------
