@@ -4,6 +4,7 @@
 #   make test-faults   kill workers, leave calls, overload, reload: minutes
 #   make test-runtimes-mllib   serve models of Spark; needs Java 17, a package index, minutes
 #   make test-runtimes-tempo   serve pipelines of Tempo; needs a package index
+#   make test-runtimes-alibi-detect, make test-runtimes-alibi-explain   need Python 3.10 or 3.11 and a package index
 #   make test-thirdparty  run released runtimes of MLServer 1.7.1 on this server; needs a package index
 #   make test-clients   other people's gRPC clients and proxies, see tests/clients/README.md
 #   make test-runtimes-mlflow  test the MLflow runtime with three versions of MLflow; needs a package index
@@ -21,6 +22,7 @@ EXAMPLE_DEPENDENCIES := $(VENV)/.example
 TORCH := torch==2.13.0
 
 .PHONY: help serve test test-faults test-thirdparty test-clients test-runtimes-mlflow test-runtimes-mllib test-runtimes-tempo \
+  test-runtimes-alibi-detect test-runtimes-alibi-explain \
   lint format types protos docs check fuzz fuzz-http2 bench bench-micro clean
 
 help:
@@ -67,6 +69,24 @@ test-faults: $(DEV)
 
 test-runtimes-mllib test-runtimes-tempo: test-runtimes-%: .envs/%/.ready
 	.envs/$*/bin/python -m pip install --quiet --no-deps ./runtimes/$*
+	.envs/$*/bin/python -m pytest runtimes/$*/tests
+
+# Alibi keeps to numpy 1, which some of our own tools have left behind.
+.envs/alibi-detect/.ready: pyproject.toml runtimes/alibi-detect/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet $(TORCH)
+	$(@D)/bin/python -m pip install --quiet --editable . --group test --editable "runtimes/alibi-detect[tensorflow,torch]"
+	@touch $@
+
+.envs/alibi-explain/.ready: pyproject.toml runtimes/alibi-explain/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --editable . --group test --editable runtimes/sklearn \
+		--editable runtimes/xgboost --editable "runtimes/alibi-explain[tensorflow,xgboost]"
+	@touch $@
+
+test-runtimes-alibi-detect test-runtimes-alibi-explain: test-runtimes-%: .envs/%/.ready
 	.envs/$*/bin/python -m pytest runtimes/$*/tests
 
 test-thirdparty: $(DEV)

@@ -215,9 +215,17 @@ def start_process(
 
 @contextmanager
 def process(
-    folder: Path, *, ready: bool = True, python: str = sys.executable, **environment: str
+    folder: Path,
+    *,
+    ready: bool = True,
+    python: str = sys.executable,
+    timeout: float = TIMEOUT,
+    **environment: str,
 ) -> Iterator[AsProcess]:
-    """A server process; waits until it listens, and with `ready` until it is ready."""
+    """A server process; waits until it listens, and with `ready` until it is ready.
+
+    timeout: seconds that each of the two may take.
+    """
     child, output = start_process(folder, python, **environment)
 
     def find_port(what: str) -> int | None:
@@ -230,12 +238,15 @@ def process(
         return find_port("REST") is not None
 
     try:
-        wait_for(listens, "listening")
+        wait_for(listens, "listening", timeout)
         port = find_port("REST")
         assert port is not None
         served = AsProcess("127.0.0.1", port, find_port("metrics"), child, output)
         if ready:
-            wait_for(lambda: child.poll() is not None or served.get("/v2/health/ready").ok, "readiness")
+            wait_for(
+                lambda: child.poll() is not None or served.get("/v2/health/ready").ok, "readiness", timeout
+            )
+            served.metrics_port = find_port("metrics")  # told after the other
         yield served
     finally:
         if child.poll() is None:

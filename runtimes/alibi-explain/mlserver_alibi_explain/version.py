@@ -1,0 +1,3 @@
+"""Version of this package."""
+
+__version__ = "1.8.0"
