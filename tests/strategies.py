@@ -1,29 +1,18 @@
-"""Hypothesis strategies that tests share: arrays, texts, data frames, tensors, requests.
-
-HYPOTHESIS_PROFILE=thorough tries many more examples than the default.
-"""
+"""Hypothesis strategies that tests share: arrays, texts, data frames, tensors, requests."""
 
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserver.tensor import DTYPES
 from mlserver.types import InferenceRequest, RequestInput
-
-# No deadline, and no judgement of how quickly examples are drawn: machines that run tests are busy.
-_UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=50, **_UNHURRIED)
-settings.register_profile("thorough", max_examples=2_000, **_UNHURRIED)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 NUMERIC = tuple(DTYPES)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlserver import MLModel, ModelSettings
@@ -134,7 +134,6 @@ SHAPES = st.lists(st.integers(0, 4), max_size=4)
 SPECS = st.none() | st.lists(st.none() | st.integers(0, 4) | st.sampled_from("nm"), max_size=4).map(tuple)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(SHAPES, SHAPES, SPECS, SPECS)
 def test_any_shapes_fit_or_are_refused(first: Any, second: Any, expected: Any, other: Any) -> None:
     signature = Signature([TensorSpec("a", "FP64", expected), TensorSpec("b", "FP64", other)])
