@@ -576,6 +576,30 @@ def ask(connection: http.client.HTTPConnection, workload: Workload) -> float:
         raise RunFailed(f"answered nonsense: {text[:300].decode(errors='replace')}") from error
 
 
+def post_in_turn(
+    url: str, bodies: Sequence[bytes], connections: int, seconds: float
+) -> tuple[float, float, float]:
+    """Load of different bodies, none with a line break in it, one after the other: requests per second, and
+    the latency in ms that half of them and 99 of 100 keep below.
+    """
+    with tempfile.NamedTemporaryFile("wb", prefix="bench-bodies-") as file:
+        file.write(b"\n".join(bodies))
+        file.flush()
+        command = [tool("wrk"), "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]
+        command += ["-s", str(peers.SERVED / "texts.lua"), url]
+        environment = {"BENCH_BODIES": file.name, "PATH": peers.SEARCH}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=seconds + 60, env=environment
+        )
+    result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if done.returncode or result is None:
+        raise RunFailed(f"wrk failed: {(done.stdout + done.stderr)[-300:]}")
+    requests, micros, failed, p50, p99 = map(int, result.split()[1:])
+    if failed or not requests:
+        raise RunFailed(f"{failed} errors in {requests} requests")
+    return requests / micros * 1e6, p50 / 1e3, p99 / 1e3
+
+
 def check(server: Server, workload: Workload) -> None:
     """One real request, judged by its value."""
     with server.connect() as connection:

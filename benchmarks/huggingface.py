@@ -79,22 +79,9 @@ def ask(server: harness.Server, text: str) -> Any:
 
 
 def load(server: harness.Server, connections: int, seconds: int, words: tuple[int, int]) -> dict[str, float]:
-    with tempfile.NamedTemporaryFile("wb", prefix="bench-bodies-") as bodies:
-        bodies.write(b"\n".join(map(body, texts(200, words))))
-        bodies.flush()
-        command = [harness.tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
-        command += ["-s", str(peers.SERVED / "texts.lua"), server.url + PATH]
-        environment = {"BENCH_BODIES": bodies.name, "PATH": peers.SEARCH}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=seconds + 60, env=environment
-        )
-    result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-    if done.returncode or result is None:
-        raise harness.RunFailed(f"wrk failed: {(done.stdout + done.stderr)[-300:]}")
-    requests, micros, failed, p50, p99 = map(int, result.split()[1:])
-    if failed or not requests:
-        raise harness.RunFailed(f"{failed} errors in {requests} requests")
-    return {"texts_per_second": requests / micros * 1e6, "p50_ms": p50 / 1e3, "p99_ms": p99 / 1e3}
+    bodies = list(map(body, texts(200, words)))
+    per_second, p50, p99 = harness.post_in_turn(server.url + PATH, bodies, connections, seconds)
+    return {"texts_per_second": per_second, "p50_ms": p50, "p99_ms": p99}
 
 
 def main() -> int:

@@ -5,11 +5,13 @@ Both sides of a pair are alive at the same time and asked in turn, so that a noi
 
 import argparse
 import contextlib
+import functools
 import http.client
 import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+import harness
 import numpy as np
 
 from mlserver.grpc import dataplane_pb2 as pb
@@ -117,21 +120,8 @@ def per_second(
     server: Server, requests: list[bytes], callers: int, seconds: float, model: str = "m"
 ) -> float:
     """Requests per second of as many callers, each with one request under way."""
-    over = time.perf_counter() + seconds
-    counts = [0] * callers
-
-    def call(number: int) -> None:
-        with server.connect() as connection:
-            while time.perf_counter() < over:
-                ask(connection, requests[(number + counts[number]) % len(requests)], model)
-                counts[number] += 1
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / seconds
+    url = f"http://127.0.0.1:{server.http_port}/v2/models/{model}/infer"
+    return harness.post_in_turn(url, requests, callers, seconds)[0]
 
 
 def in_turn(rounds: int, *sides: Callable[[], float]) -> list[float]:
@@ -197,7 +187,7 @@ def large_tensor(home: pathlib.Path, rounds: int) -> str:
     return f"4 MB raw over gRPC: {values}, {(there - here) * 1e3:.2f} ms more"
 
 
-def transformer(rounds: int, seconds: float) -> str:
+def transformer(home: pathlib.Path, rounds: int, seconds: float) -> str:
     if not (EXAMPLE / "model").is_dir():
         return (
             "transformer: left out, the example has no model yet (examples/sentiment/get_models.sh makes it)"
@@ -210,13 +200,21 @@ def transformer(rounds: int, seconds: float) -> str:
         tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [json.dumps([text])]}
         requests.append(json.dumps({"inputs": [tensor]}).encode())
     batching = {"MLSERVER_MODEL_MAX_BATCH_SIZE": "32", "MLSERVER_MODEL_MAX_BATCH_TIME": "0.05"}
-    with serving(EXAMPLE) as plain, serving(EXAMPLE, **batching) as batched:
-        off, on = in_turn(
+    # A replica that is free takes what is there; with a target, it may wait a moment for a fuller batch.
+    aiming = {**batching, "MLSERVER_MODEL_LATENCY_TARGET_MS": "100"}
+    # Without its settings.json, whose ports would win over those of `serving`.
+    folder = home / "sentiment"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("settings.json", "data"))
+    with serving(folder) as plain, serving(folder, **batching) as batched, serving(folder, **aiming) as aimed:
+        off, on, target = in_turn(
             rounds,
-            lambda: per_second(plain, requests, 32, seconds, "sentiment"),
-            lambda: per_second(batched, requests, 32, seconds, "sentiment"),
+            *(
+                functools.partial(per_second, server, requests, 32, seconds, "sentiment")
+                for server in (plain, batched, aimed)
+            ),
         )
     values = f"unbatched {off:.0f}/s, batched {on:.0f}/s, ratio {on / off:.2f}"
+    values += f", with a latency target of 100 ms {target:.0f}/s, ratio {target / off:.2f}"
     return f"transformer, 32 callers, mixed lengths: {values}"
 
 
@@ -233,7 +231,7 @@ def main() -> None:
             lambda: lone_caller(folder, rounds),
             lambda: two_workers(folder, rounds, seconds),
             lambda: large_tensor(folder, rounds),
-            lambda: transformer(rounds, seconds),
+            lambda: transformer(folder, rounds, seconds),
         ):
             print(line(), flush=True)
 
