@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mlserver.audit.files import sha256_of
 from mlserver.audit.policy import ENVIRONMENT, PACKAGES, check_environment
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
@@ -31,8 +32,6 @@ __all__ = [
     "own_environment",
     "read_requirements",
 ]
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -209,11 +208,8 @@ def compute_hash_of_string(text: str) -> str:
 
 def compute_hash_of_file(path: str) -> str:
     """SHA-256 of the content, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def _unpack(settings: ModelSettings, tarball: str, folder: str) -> None:

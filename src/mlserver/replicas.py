@@ -514,9 +514,9 @@ class ReplicaSet:
     def _refuse_all(self, reason: str = "") -> None:
         """Tell who waits that there is nothing to wait for."""
         waiting, self._waiting, self._left = self._waiting, deque(), 0
-        for one in waiting:
-            if not one.left:
-                self.settle([one], [failure(one.call, WorkerUnavailable(self.settings.name, reason))])
+        wanted = [one for one in waiting if not one.left]
+        refusal = WorkerUnavailable(self.settings.name, reason)
+        self.settle(wanted, [failure(one.call, refusal) for one in wanted])
 
     def settle(self, calls: Sequence[Waiting], replies: Sequence[Reply]) -> None:
         for waiting, reply in zip(calls, replies, strict=True):

@@ -48,6 +48,7 @@ __all__ = [
     "ModelSettings",
     "Settings",
     "describe_invalid",
+    "list_faults",
 ]
 
 ENV_FILE_SETTINGS = ".env"
@@ -524,6 +525,11 @@ def _import_path(cls: type) -> str:
 _CLASSES: dict[str, type[BaseSettings]] = {
     cls.__name__: cls for cls in (Settings, CORSSettings, ModelSettings, ModelParameters)
 }
+
+
+def list_faults(exc: ValidationError) -> str:
+    """What pydantic found wrong, in one line: `batch_size: Input should be ...; ...`."""
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors())
 
 
 def describe_invalid(exc: BaseException, source: Any = None) -> str:

@@ -15,24 +15,8 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from mlserver.settings import CORSSettings, ModelParameters, ModelSettings, Settings
+from tests.docs.pages import DOCS, ROOT, blocks, curl_bodies
 from tests.running import process, serving, wait_for, write_model
-
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-
-
-def blocks(document: Path, opening: str) -> list[str]:
-    """The fenced blocks of a document that open with these words."""
-    return re.findall(rf"^```{re.escape(opening)}\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def curl_bodies(document: Path) -> list[tuple[str, str]]:
-    """Path and body of every inference that a document asks for with curl."""
-    return re.findall(
-        r"curl (?:-sS http://)?localhost:8080(/v2/models/\w+/infer) -d '(.*?)'",
-        document.read_text(),
-        re.DOTALL,
-    )
 
 
 @pytest.fixture

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.docs.test_docs import DOCS, blocks
-from tests.running import process, serving, write_model
+from tests.docs.pages import DOCS, blocks, train_serve_ask
+from tests.running import serving, write_model
 
 PAGES = DOCS / "runtimes"
 
 
 @pytest.mark.parametrize("library", ["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch"])
 def test_train_serve_ask(library: str, tmp_path: Path) -> None:
-    page = PAGES / f"{library}.md"
-    (tmp_path / "train.py").write_text(blocks(page, "python file=train.py")[0])
-    (tmp_path / "model-settings.json").write_text(blocks(page, "json file=model-settings.json")[0])
-    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=100)
-    with process(tmp_path) as server:
-        exec(blocks(page, "python client")[0], {"server": server.url})
+    train_serve_ask(PAGES / f"{library}.md", tmp_path)
 
 
 def test_a_runtime_of_ones_own(tmp_path: Path) -> None:

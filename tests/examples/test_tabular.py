@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.docs.test_docs import curl_bodies
+from tests.docs.pages import curl_bodies
 from tests.running import process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,12 +30,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tests.running import AsProcess, process, start_process, wait_for, write_model
+from tests.running import process, start_process, wait_for, write_model
+from tests.trying import needs_curl, pasted, printed_line
 
 X, Y = load_iris(return_X_y=True)
 IRIS = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}]}
-
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
 def save_sklearn(path: Path) -> None:
@@ -80,23 +78,6 @@ def save_onnx_image(path: Path) -> None:
     )
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="a test"), path)
-
-
-def printed_line(server: AsProcess) -> str:
-    """The request that a server shows."""
-    return str(wait_for(lambda: re.search(r"^Try it:\n(.+)\n", server.log(), re.MULTILINE), "an example")[1])
-
-
-def pasted(line: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        ["bash", "-c", f"{line} -w '\\n%{{http_code}}'"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    body, _, status = done.stdout.rpartition("\n")
-    return int(status), json.loads(body)
 
 
 @needs_curl

@@ -17,7 +17,7 @@ from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import CodecError, CodecNotFound, InferenceError, InputsNotFound, MLServerError
 from mlserver.model import promises
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
-from tests.docs.test_docs import DOCS, blocks
+from tests.docs.pages import DOCS, blocks
 from tests.running import process, serving, write_model
 
 

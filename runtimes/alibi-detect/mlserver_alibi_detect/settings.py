@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlserver.errors import MLServerError
-from mlserver.settings import ModelSettings
+from mlserver.settings import ModelSettings, list_faults
 
 __all__ = ["ENV_PREFIX_ALIBI_DETECT_SETTINGS", "AlibiDetectSettings", "get_alibi_detect_settings"]
 
@@ -47,7 +47,5 @@ def get_alibi_detect_settings(model_settings: ModelSettings) -> AlibiDetectSetti
     try:
         return AlibiDetectSettings(**extra)
     except ValidationError as exc:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors()]
-        raise MLServerError(
-            f"Model {model_settings.name}: parameters.extra: {'; '.join(faults)}", 422
-        ) from exc
+        text = f"Model {model_settings.name}: parameters.extra: {list_faults(exc)}"
+        raise MLServerError(text, 422) from exc

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.heavy import mark_all
 
 if importlib.util.find_spec("alibi_detect") is None:
     # In an environment of their own: `make test-runtimes-alibi-detect`.
@@ -17,11 +18,7 @@ Load = Callable[..., Awaitable[Any]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # Alibi Detect, and what it imports, warn of much that is not ours to change.
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
-            item.add_marker(pytest.mark.timeout(600))
+    mark_all(items, Path(__file__).parent, warnings="ignore", seconds=600)
 
 
 @pytest.fixture(scope="session")

@@ -8,19 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.test_docs import DOCS, blocks, curl_bodies
+from tests.docs.pages import DOCS, curl_bodies, train_serve_ask
 from tests.running import process
 
-PAGE = DOCS / "runtimes" / "alibi-detect.md"
 EXAMPLE = DOCS.parent / "examples" / "alibi-detect"
 
 
 def test_the_page(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(blocks(PAGE, "python file=train.py")[0])
-    (tmp_path / "model-settings.json").write_text(blocks(PAGE, "json file=model-settings.json")[0])
-    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=300)
-    with process(tmp_path, timeout=300) as server:
-        exec(blocks(PAGE, "python client")[0], {"server": server.url})
+    train_serve_ask(DOCS / "runtimes" / "alibi-detect.md", tmp_path, train=300, start=300)
 
 
 def test_the_example(tmp_path: Path) -> None:

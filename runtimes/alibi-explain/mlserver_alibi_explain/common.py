@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec, StringRequestCodec
-from mlserver.settings import ModelSettings
+from mlserver.settings import ModelSettings, list_faults
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -87,8 +87,8 @@ def get_alibi_explain_settings(model_settings: ModelSettings) -> AlibiExplainSet
     try:
         return AlibiExplainSettings(**extra)
     except ValidationError as exc:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors()]
-        raise InvalidExplainerSettings(model_settings.name, f"parameters.extra: {'; '.join(faults)}") from exc
+        text = f"parameters.extra: {list_faults(exc)}"
+        raise InvalidExplainerSettings(model_settings.name, text) from exc
 
 
 def import_and_get_class(class_path: str) -> Any:

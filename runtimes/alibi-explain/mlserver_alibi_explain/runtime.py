@@ -292,11 +292,6 @@ class BlackBoxRuntime(AlibiExplainRuntime):
             )
         return RemoteModel(self._explain_settings)
 
-    def _check_folder(self, path: str) -> None:
-        missing = [name for name in _FILES if not os.path.isfile(os.path.join(path, name))]
-        if missing:
-            raise InvalidModelURI(self.name, f"{path} holds no explainer: there is no {missing[0]}")
-
     def _try_to_open(self) -> None:
         try:
             self._open()

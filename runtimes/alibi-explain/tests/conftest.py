@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.heavy import mark_all
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -16,11 +17,7 @@ if importlib.util.find_spec("alibi") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # Alibi, and what it imports, warn of much that is not ours to change.
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
-            item.add_marker(pytest.mark.timeout(600))
+    mark_all(items, Path(__file__).parent, warnings="ignore", seconds=600)
 
 
 @pytest.fixture(scope="session")

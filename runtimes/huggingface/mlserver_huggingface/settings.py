@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mlserver.settings import ModelSettings
+from mlserver.settings import ModelSettings, list_faults
 from mlserver_huggingface.errors import (
     InvalidHuggingFaceSettings,
     InvalidModelParameter,
@@ -105,8 +105,7 @@ def get_huggingface_settings(model_settings: ModelSettings) -> HuggingFaceSettin
     try:
         return HuggingFaceSettings(**values)
     except ValidationError as exc:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors()]
-        raise InvalidHuggingFaceSettings("; ".join(faults)) from exc
+        raise InvalidHuggingFaceSettings(list_faults(exc)) from exc
 
 
 def parse_parameters_from_env() -> dict[str, Any]:

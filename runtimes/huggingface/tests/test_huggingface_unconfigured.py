@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import huggingface_models
 import pytest
-from tests.running import process, wait_for
+from tests.running import process
+from tests.trying import needs_curl, pasted, printed_line
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_curl
 @pytest.mark.parametrize(
     "task",
     ["text-classification", "fill-mask", "question-answering", "image-classification"],
@@ -23,12 +21,8 @@ def test_the_request_that_is_printed_works(task: str, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "3.5.1"}))
     with process(folder) as server:
-        found = wait_for(lambda: re.search(r"^Try it:\n(.+)\n", server.log(), re.MULTILINE), "an example")
-        done = subprocess.run(
-            ["bash", "-c", f"{found[1]} -w '\\n%{{http_code}}'"], capture_output=True, text=True, check=True
-        )
-        body, _, status = done.stdout.rpartition("\n")
-        assert status == "200", body
-        assert json.loads(body)["model_name"] == "tiny"
+        status, answer = pasted(printed_line(server))
+        assert status == 200, answer
+        assert answer["model_name"] == "tiny"
         warnings = [line for line in server.log().splitlines() if "was saved with" in line]
         assert len(warnings) == 1 and "transformers 3.5.1 (" in warnings[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.heavy import mark_all
 
 if importlib.util.find_spec("mlflow") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -27,11 +28,7 @@ Load = Callable[..., Awaitable["MLflowRuntime"]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # MLflow, and what it imports, warn of much that is not ours to change.
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.timeout(300))
+    mark_all(items, Path(__file__).parent, warnings="default", seconds=300)
 
 
 @pytest.fixture(scope="session")

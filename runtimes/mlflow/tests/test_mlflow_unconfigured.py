@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.running import process, wait_for
+from tests.running import process
+from tests.trying import needs_curl, pasted, printed_line
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_curl
 @pytest.mark.parametrize("name", ["columns", "matrix", "named", "local", "echo"])
 def test_the_request_that_is_printed_works(name: str, saved: Path) -> None:
     with process(saved / name) as server:
-        found = wait_for(lambda: re.search(r"^Try it:\n(.+)\n", server.log(), re.MULTILINE), "an example")
-        done = subprocess.run(
-            ["bash", "-c", f"{found[1]} -w '\\n%{{http_code}}'"], capture_output=True, text=True, check=True
-        )
-        body, _, status = done.stdout.rpartition("\n")
-        assert status == "200", body
-        assert json.loads(body)["model_name"] == name
+        status, answer = pasted(printed_line(server))
+        assert status == 200, answer
+        assert answer["model_name"] == name
         assert "was saved with" not in server.log()
 
 

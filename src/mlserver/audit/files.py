@@ -22,7 +22,7 @@ from typing import IO, Any
 from mlserver.audit import pickles
 from mlserver.audit.pickles import Contents, Undecidable
 
-__all__ = ["File", "files_of", "inspect", "inspect_code", "is_code"]
+__all__ = ["MLMODEL", "File", "files_of", "inspect", "inspect_code", "is_code", "sha256_of"]
 
 # Bytes that a compressed file may become before nobody waits for its end.
 MOST_UNPACKED = 4 << 30
@@ -61,7 +61,7 @@ def inspect(path: str) -> File:
     with open(path, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is no regular file")
-        digest = _sha256(file)
+        digest = f"sha256:{sha256_of(file)}"
         file.seek(0)
         kind, contents = (_mlflow if os.path.basename(path) == MLMODEL else _inspect)(file, path)
     return File(
@@ -77,7 +77,7 @@ def inspect(path: str) -> File:
 def inspect_code(path: str, kind: str = "Python code") -> File:
     """A file that is run as it is. Raises OSError."""
     with open(path, "rb") as file:
-        return File(path, kind, _sha256(file), is_code=True)
+        return File(path, kind, f"sha256:{sha256_of(file)}", is_code=True)
 
 
 def is_code(path: str) -> bool:
@@ -103,11 +103,12 @@ def files_of(folder: str) -> Iterator[str]:
                 yield path
 
 
-def _sha256(file: IO[bytes]) -> str:
+def sha256_of(file: IO[bytes]) -> str:
+    """SHA-256 of what is left of a file, in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(_BLOCK):
         digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 # Formats

@@ -15,11 +15,11 @@ from mlserver.env import REQUIREMENTS
 from mlserver.errors import StartError
 from mlserver.repository import SchemalessModelRepository
 from mlserver.repository.load import load_model_settings
-from mlserver.repository.schemaless import find_settings_files
+from mlserver.repository.schemaless import DEFAULT_MODEL_SETTINGS_FILENAME, find_settings_files
 from mlserver.settings import ModelSettings, Settings, describe_invalid
 from mlserver.utils import to_absolute_path
 
-__all__ = ["Report", "audit", "server_settings"]
+__all__ = ["Report", "audit", "grouped"]
 
 _SETTINGS = "settings.json"
 
@@ -83,7 +83,7 @@ def audit(folder: str) -> tuple[list[Report], list[str]]:
     """
     if not os.path.isdir(folder):
         raise StartError(f"'{folder}' is no folder")
-    server = server_settings(folder)
+    server = _server_settings(folder)
     models, broken = [], []
     for path in find_settings_files(os.path.abspath(folder)):
         try:
@@ -95,7 +95,7 @@ def audit(folder: str) -> tuple[list[Report], list[str]]:
     return [_report(model, server, os.path.abspath(folder)) for model in models], broken
 
 
-def server_settings(folder: str) -> Settings:
+def _server_settings(folder: str) -> Settings:
     """The settings of the server that serves a folder, but for the class of its repository, which is code."""
     path = os.path.join(folder, _SETTINGS)
     values: Any = {}
@@ -124,15 +124,16 @@ def _report(model: ModelSettings, server: Settings, folder: str) -> Report:
     asked = policy.policy_of(model.model_copy(update={"unsafe_artefacts": "refuse"}), strict)
     found: dict[str, File] = {}
     paths = [(path, True) for path in code]
-    for place in _places(model):
+    places = _places(model)
+    for place in places:
         if os.path.exists(place):
             paths += policy.artefact_files(place, code=report.remote_code)
         else:
             report.refusals.append(f"{place} is not on this machine, so what it runs cannot be told")
             report.refused |= now.mode == "refuse" or bool(now.pins)
-    alone = {place for place in _places(model) if os.path.isfile(place)}
+    alone = {place for place in places if os.path.isfile(place)}
     for path, is_code in paths:
-        if os.path.basename(path) in (_SETTINGS, "model-settings.json") or path in found:
+        if os.path.basename(path) in (_SETTINGS, DEFAULT_MODEL_SETTINGS_FILENAME) or path in found:
             continue
         try:
             found[path] = files.inspect_code(path) if is_code else files.inspect(path)
