@@ -189,6 +189,9 @@ DISAGREEMENTS = {
     (DATA, "connection STREAM_CLOSED", "stream STREAM_CLOSED"): "5.1",
     (HEADERS, "connection STREAM_CLOSED", "stream STREAM_CLOSED"): "5.1",
     (CONTINUATION, "connection STREAM_CLOSED", "stream STREAM_CLOSED"): "5.1",
+    # Who was answered may go on for half a window before we ask him to stop; h2 does not wait.
+    (DATA, "stream NO_ERROR", "stream STREAM_CLOSED"): "8.1",
+    (DATA, "stream FLOW_CONTROL_ERROR", "stream STREAM_CLOSED"): "8.1",
     # A stream of a server is wrong as soon as its headers begin.
     (HEADERS, "connection PROTOCOL_ERROR", "fine"): "5.1.1",
     # Frames may be on their way to a stream that we reset. h2 resets it again.

@@ -1013,6 +1013,24 @@ def test_a_client_that_stays_after_the_end(server: GrpcListening) -> None:
         wait_for(lambda: len(server.connections) <= before, "the connection to be given up", 5)
 
 
+def test_calls_that_are_answered_and_never_end(server: GrpcListening) -> None:
+    """They are told to stop, but for a few: those are no open calls, and leave room for others."""
+    path = b"/inference.GRPCInferenceService/Nothing"
+    with connected(server) as client:
+        streams = range(1, 8 * MAX_STREAMS, 2)
+        for stream in streams:
+            client.send(headers(stream, request_headers(path)))
+        client.ping()
+        assert {client.replies[stream].code for stream in streams} == {Code.UNIMPLEMENTED}
+        told = [stream for stream in streams if client.replies[stream].reset is not None]
+        assert told == list(streams)[: -(MAX_STREAMS // 16)]
+        assert {client.replies[stream].reset for stream in told} == {ErrorCode.NO_ERROR}
+        wait_until_at_rest(server)
+        asked = range(streams[-1] + 2, streams[-1] + 2 + 2 * MAX_STREAMS, 2)
+        client.send(*(call(stream) for stream in asked))
+        assert all(client.reply(stream).values == [1, 2] for stream in asked)
+
+
 # Clients that vanish
 
 

@@ -506,14 +506,68 @@ class TestReplies:
         peer.send(settings([(WINDOW, 30)]))
         assert stream.pending == 120
 
-    def test_a_reply_before_the_end_of_its_request_stops_the_client(self) -> None:
-        """RFC 9113, section 8.1."""
-        peer = Peer()
-        peer.send(headers(1), data(1, b"x"))
+    def early(self, *, streams: int = 1, limits: Limits | None = None) -> Peer:
+        """Requests that were answered before they ended."""
+        peer = Peer(limits or Limits())
+        for stream in range(1, 2 * streams, 2):
+            peer.send(headers(stream), data(stream, b"x"))
+            peer.connection.respond(peer.streams[stream], HEAD, b"no", TRAILERS)
+        assert peer.connection.open_streams == 0
+        return peer
+
+    @pytest.mark.parametrize(
+        "last", [data(1, b"y", end=True), data(1, b"", end=True), headers(1, TRAILERS, end=True)]
+    )
+    def test_a_request_may_end_behind_its_reply(self, last: bytes) -> None:
+        """A reset right behind the reply would not be wrong; HAProxy passes it on in place of the reply."""
+        peer = self.early()
+        assert peer.send(data(1, b"y"), last, headers(3))
+        assert peer.resets() == [] and [event[0] for event in peer.events] == ["request", "data", "request"]
+        peer.send(data(1, b"z"))
+        assert peer.goaway() == ErrorCode.STREAM_CLOSED
+
+    def test_a_request_may_be_reset_behind_its_reply(self) -> None:
+        peer = self.early()
+        assert peer.send(reset(1)) and peer.resets() == []
+        peer.send(data(1, b"z"))
+        assert peer.goaway() == ErrorCode.STREAM_CLOSED
+
+    def test_a_client_that_goes_on_behind_its_reply_is_told_to_stop(self) -> None:
+        """RFC 9113, section 8.1: where it would need credit, which it gets no more."""
+        peer = self.early(limits=Limits(stream_window=100_000))
+        assert peer.send(data(1, bytes(49_998))) and peer.resets() == []
+        assert peer.send(data(1, b"y")) and peer.resets() == [(1, ErrorCode.NO_ERROR)]
+        assert peer.send(data(1, bytes(49_000)), data(1, b"z", end=True), headers(3))
+        assert [event[0] for event in peer.events] == ["request", "data", "request"]
+
+    def test_a_client_without_credit_is_told_to_stop_at_once(self) -> None:
+        peer = Peer(Limits(stream_window=100_000))
+        peer.on["request"] = peer.connection.hold
+        peer.send(headers(1), data(1, bytes(60_000)))
         peer.connection.respond(peer.streams[1], HEAD, b"no", TRAILERS)
         assert peer.resets() == [(1, ErrorCode.NO_ERROR)]
-        assert peer.send(data(1, b"y"), data(1, b"z", end=True), headers(3))
-        assert [event[0] for event in peer.events] == ["request", "data", "request"]
+
+    def test_more_than_the_window_behind_a_reply_is_a_fault(self) -> None:
+        peer = self.early(limits=Limits(stream_window=100_000))
+        assert peer.send(data(1, bytes(100_000))) and peer.resets() == [(1, ErrorCode.FLOW_CONTROL_ERROR)]
+
+    def test_headers_that_do_not_end_behind_a_reply(self) -> None:
+        peer = self.early()
+        assert peer.send(headers(1, TRAILERS)) and peer.resets() == []
+
+    def test_requests_that_never_end_keep_little(self) -> None:
+        """Of 16 streams that a client may have, one may go on without an end."""
+        peer = self.early(streams=100, limits=Limits(max_streams=160))
+        assert peer.resets() == [(stream, ErrorCode.NO_ERROR) for stream in range(1, 181, 2)]
+        assert self.early(limits=Limits(max_streams=1)).resets() == [(1, ErrorCode.NO_ERROR)]
+
+    def test_the_connection_is_credited_for_what_comes_behind_a_reply(self) -> None:
+        peer = self.early(streams=20)
+        peer.sent()
+        for stream in range(1, 40, 2):
+            peer.send(data(stream, bytes(1_000_000)))
+        credit = sum(sent.number for sent in peer.sent() if sent.kind == WINDOW_UPDATE and not sent.stream)
+        assert credit >= 12_000_000
 
     def test_what_is_sent_on_a_closed_stream_goes_nowhere(self) -> None:
         peer = self.unary()

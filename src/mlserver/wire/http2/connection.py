@@ -11,11 +11,12 @@ It knows no socket, no task and no clock; the caller brings bytes and the time, 
   waits in `_block`.
 
 A **stream** is in `_streams` from its headers until it is over: when its reply was sent to the end, or when
-either side reset it. A reply that ends before its request makes us reset the stream with NO_ERROR (RFC
-9113, 8.1), so that nobody uploads into the void and no stream is half-closed by us. Of a closed stream
-remains nothing: ids only grow, so those below `_next_id` are closed. Two short memories tell them apart:
-`_reset_ids`, which *we* reset, as the client may have sent frames before it knew, and `_skipped`, which were
-never opened.
+either side reset it. Of a closed stream remains nothing: ids only grow, so those below `_next_id` are closed.
+Three short memories tell them apart: `_reset_ids`, which *we* reset, as the client may have sent frames
+before it knew; `_skipped`, which were never opened; and `_unended`, whose reply ended before their request.
+Most clients end such a request when they see the reply. One that goes on is told to stop with NO_ERROR (RFC
+9113, 8.1) once it would need credit; so are the most idle if they become many. Not at once: a proxy that
+reads such a reset right behind the reply may pass on the reset alone.
 
 **Windows.** What we may send is kept per stream and in total; data that fits neither waits in the stream's
 queue, and streams that wait for the connection's window take turns. What the client may send is credited as
@@ -166,6 +167,7 @@ class Connection:
         self._next_id = 1  # the smallest that the client may open
         self._skipped: deque[range] = deque(maxlen=64)
         self._reset_ids: deque[int] = deque(maxlen=512)
+        self._unended: dict[int, int] = {}  # and what their clients may still send
         self._shutting_down = False
         self._last_accepted = MAX_ID + 1  # less once the line is drawn: streams above it are not for us
 
@@ -382,7 +384,7 @@ class Connection:
         self._room_in -= length
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._closed_stream(stream_id)
+            self._closed_stream(stream_id, length, bool(flags & END_STREAM))
         elif stream._state & _ENDED:
             self._reset_stream(stream, ErrorCode.STREAM_CLOSED)
         elif length > stream._room_in:
@@ -444,7 +446,7 @@ class Connection:
         elif any(stream_id in gap for gap in self._skipped):  # RFC 9113, section 5.1.1
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "stream below one that was opened")
         else:
-            self._closed_stream(stream_id)
+            self._closed_stream(stream_id, 0, self._block_ends)
 
     def _open(self, stream_id: int, headers: Headers, fault: str | None) -> None:
         if stream_id > self._next_id:
@@ -481,9 +483,16 @@ class Connection:
             stream._state |= _ENDED
             self._events.trailers(stream, headers)
 
-    def _closed_stream(self, stream_id: int) -> None:
+    def _closed_stream(self, stream_id: int, length: int, ends: bool) -> None:
         """A frame with data or headers on a stream that is not open."""
         self._check_not_idle(stream_id)
+        if stream_id in self._unended:
+            room = self._unended.pop(stream_id)
+            if length > room:
+                self._refuse(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
+            elif not ends:
+                self._keep_unended(stream_id, room - length)
+            return
         if stream_id <= self._last_accepted and stream_id not in self._reset_ids:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "frame on a closed stream")
         self._spend()
@@ -496,6 +505,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id)
+            self._unended.pop(stream_id, None)
             return
         self._count_reset()
         self._drop(stream)
@@ -738,7 +748,18 @@ class Connection:
         """The end of a reply is in the output."""
         self._drop(stream)
         if not stream._state & _ENDED:
-            self._write_reset(stream.id, ErrorCode.NO_ERROR)
+            self._keep_unended(stream.id, stream._room_in)
+
+    def _keep_unended(self, stream_id: int, room: int) -> None:
+        """Wait for the end of a request that was answered, or no longer."""
+        if room <= self._limits.stream_window >> 1:
+            self._write_reset(stream_id, ErrorCode.NO_ERROR)
+            return
+        self._unended[stream_id] = room
+        if len(self._unended) > self._limits.max_streams >> 4:  # the client counts them among its streams
+            oldest = next(iter(self._unended))
+            del self._unended[oldest]
+            self._write_reset(oldest, ErrorCode.NO_ERROR)
 
     def _drop(self, stream: Stream) -> None:
         stream._state |= _CLOSED | _FINISHED
