@@ -27,7 +27,7 @@ import simdjson
 
 from mlserver.errors import CodecError, InvalidTensor
 
-__all__ = ["DATATYPES", "DTYPES", "TensorData", "count_elements", "flatten", "reshape"]
+__all__ = ["DATATYPES", "DTYPES", "TensorData", "count_elements", "does_not_fill", "flatten", "reshape"]
 
 Array = npt.NDArray[Any]
 
@@ -290,10 +290,14 @@ def reshape(array: Array, shape: Sequence[int], what: str = "tensor") -> Array:
             raise ValueError("negative dimension")
         return array.reshape(shape)
     except (ValueError, TypeError, OverflowError) as exc:
-        shape = list(shape)
-        known = all(isinstance(d, int) and d >= 0 for d in shape)
-        need = f", which has {count_elements(shape)} elements" if known else ""
-        raise InvalidTensor(f"{what} has shape {shape}{need}, but {array.size} values were given") from exc
+        raise does_not_fill(what, shape, array.size) from exc
+
+
+def does_not_fill(what: str, shape: Sequence[int], given: int) -> InvalidTensor:
+    """The error for a number of values that a shape does not have."""
+    known = all(isinstance(d, int) and d >= 0 for d in shape)
+    need = f", which has {count_elements(shape)} elements" if known else ""
+    return InvalidTensor(f"{what} has shape {list(shape)}{need}, but {given} values were given")
 
 
 def flatten(values: Any) -> list[Any]:

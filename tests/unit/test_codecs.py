@@ -473,6 +473,19 @@ def test_bytes_that_do_not_fill_their_shape(data: Any, shape: list[int]) -> None
         NumpyCodec.decode_input(tensor(data, shape))
 
 
+DATE = "2026-11-26T10:00:00"
+
+
+@pytest.mark.parametrize("codec", [StringCodec, Base64Codec, DatetimeCodec])
+def test_lists_fill_their_shape(codec: type[InputCodec]) -> None:
+    """A single element may have any: clients of 1.x give the length of a text as the shape."""
+    for data, shape in ([DATE], [7, 7]), ([DATE] * 2, [-1]), ([DATE] * 2, [2, 1]), ([], [0, 4]), (DATE, [10]):
+        assert len(codec.decode_input(tensor(data, shape))) == (1 if data == DATE else len(data))
+    for data, shape in ([DATE] * 3, [2]), ([DATE] * 2, [3, 1]), ([], [1]), ([DATE] * 2, []):
+        with pytest.raises(InvalidTensor, match=rf"'x' has shape .*, but {len(data)} values were given"):
+            codec.decode_input(tensor(data, shape))
+
+
 def test_errors_name_the_tensor_and_both_numbers() -> None:
     with pytest.raises(CodecError, match=r"'x': .*\[2, 3\], which has 6 elements, but 3 values were given"):
         NumpyCodec.decode_input(tensor([1, 2, 3], [2, 3], "FP32"))

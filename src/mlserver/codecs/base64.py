@@ -7,7 +7,7 @@ import binascii
 from typing import Any, ClassVar, List  # noqa: UP035 - the hint users compare with
 
 from mlserver.codecs.base import InputCodec, register_input_codec
-from mlserver.codecs.lists import column_of_bytes, elements_of, is_list_of
+from mlserver.codecs.lists import column_of_bytes, elements_in, elements_of, is_list_of
 from mlserver.errors import CodecError
 from mlserver.types import RequestInput, ResponseOutput
 
@@ -37,7 +37,7 @@ class Base64Codec(InputCodec):
 
         Raises CodecError for null, numbers and text that is not ASCII.
         """
-        return [_decode(raw) for raw in _to_bytes(request_input.name, elements_of(request_input.data))]
+        return [_decode(raw) for raw in _to_bytes(request_input.name, elements_in(request_input))]
 
 
 def _to_bytes(name: str, elements: list[Any]) -> list[bytes]:

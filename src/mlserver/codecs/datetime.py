@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import Any, ClassVar, List, Union  # noqa: UP035 - the hint users compare with
 
 from mlserver.codecs.base import InputCodec, register_input_codec
-from mlserver.codecs.lists import elements_of, is_list_of
+from mlserver.codecs.lists import elements_in, elements_of, is_list_of
 from mlserver.errors import CodecError
 from mlserver.tensor import TensorData
 from mlserver.types import Parameters, RequestInput, ResponseOutput
@@ -44,7 +44,7 @@ class DatetimeCodec(InputCodec):
 
         Raises CodecError naming an element that is no ISO 8601.
         """
-        elements = elements_of(request_input.data)
+        elements = elements_in(request_input)
         return [_to_datetime(request_input.name, index, element) for index, element in enumerate(elements)]
 
 

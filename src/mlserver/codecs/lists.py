@@ -7,10 +7,18 @@ from typing import Any, TypeVar, Union
 
 import numpy as np
 
-from mlserver.tensor import TensorData
-from mlserver.types import Parameters, ResponseOutput
+from mlserver.tensor import TensorData, count_elements, does_not_fill, flatten
+from mlserver.types import Parameters, RequestInput, ResponseOutput
 
-__all__ = ["ListElement", "ListPayload", "as_list", "column_of_bytes", "elements_of", "is_list_of"]
+__all__ = [
+    "ListElement",
+    "ListPayload",
+    "as_list",
+    "column_of_bytes",
+    "elements_in",
+    "elements_of",
+    "is_list_of",
+]
 
 ListElement = TypeVar("ListElement")
 ListPayload = Union[ListElement, list[ListElement]]  # noqa: UP007 - generic
@@ -52,3 +60,18 @@ def elements_of(values: Any) -> list[Any]:
     if isinstance(values, (str, bytes, bytearray, memoryview, dict)) or not isinstance(values, Iterable):
         return [values]
     return list(values)
+
+
+def elements_in(tensor: RequestInput) -> list[Any]:
+    """The elements of a tensor as a list of its own, which have to fill the shape unless that has a -1.
+
+    A single one may have any shape: the length of a text, as clients of 1.x give for it, or what it holds.
+
+    Raises InvalidTensor naming shape and number of elements when they disagree.
+    """
+    elements = elements_of(tensor.data)
+    if len(elements) != 1 and min(tensor.shape, default=0) >= 0:
+        need = count_elements(tensor.shape)
+        if len(elements) != need and (given := len(flatten(elements))) != need:
+            raise does_not_fill(f"'{tensor.name}'", tensor.shape, given)
+    return elements

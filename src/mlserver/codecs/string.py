@@ -9,7 +9,7 @@ from mlserver.codecs.base import (
     register_input_codec,
     register_request_codec,
 )
-from mlserver.codecs.lists import elements_of, is_list_of
+from mlserver.codecs.lists import elements_in, elements_of, is_list_of
 from mlserver.codecs.utils import SingleInputRequestCodec
 from mlserver.errors import CodecError
 from mlserver.tensor import TensorData
@@ -66,11 +66,11 @@ class StringCodec(InputCodec):
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:
-        """A list of str; null is None. Shape and datatype do not matter.
+        """A list of str; null is None. The datatype does not matter, nor the shape of a single element.
 
-        Raises CodecError for bytes that are not UTF-8.
+        Raises CodecError for bytes that are not UTF-8, InvalidTensor for several that do not fill the shape.
         """
-        elements = elements_of(request_input.data)
+        elements = elements_in(request_input)
         if is_list_of(elements, str):
             return elements
         try:
