@@ -29,7 +29,7 @@ class SentimentModel(MLModel):
         folder = await get_model_uri(self._settings)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # More than a few sentences at a time make a GPU quicker; a CPU would only compute more padding.
-        self.at_once = 128 if self.device.type == "cuda" else 16
+        self.at_once = 128 if self.device.type == "cuda" else 8
         self.tokenizer = DistilBertTokenizer.from_pretrained(folder)
         self.model = DistilBertForSequenceClassification.from_pretrained(folder)
         self.model.eval()
