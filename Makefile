@@ -64,7 +64,7 @@ test-faults: $(DEV)
 .envs/%/.ready: pyproject.toml runtimes/%/pyproject.toml
 	$(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade pip
-	.envs/$*/bin/python -m pip install --quiet --editable . --group dev ./runtimes/$*
+	.envs/$*/bin/python -m pip install --quiet --editable . --group dev --editable runtimes/sklearn ./runtimes/$*
 	@touch $@
 
 test-runtimes-mllib test-runtimes-tempo: test-runtimes-%: .envs/%/.ready

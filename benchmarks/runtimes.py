@@ -18,48 +18,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import catboost
-import joblib
-import lightgbm as lgb
 import numpy as np
-import xgboost as xgb
-from mlserver_catboost import CatboostModel
-from mlserver_lightgbm import LightGBMModel
-from mlserver_sklearn import SKLearnModel
-from mlserver_xgboost import XGBoostModel
-from sklearn.linear_model import LogisticRegression
+from subjects import BUILDERS, FEATURES, Subject
 
-from mlserver import MLModel, ModelSettings
-from mlserver.codecs import NumpyRequestCodec
 from mlserver.executor import Call, Executor
 from mlserver.grpc.converters import ModelInferRequestConverter
-from mlserver.settings import ModelParameters
 
 ROWS = (1, 32, 10_000)
-FEATURES = 10
-TREES = 50
-
-
-def trained(folder: Path) -> list[tuple[str, type[MLModel], Path, Callable[[Any], Any]]]:
-    """Name, runtime, artefact and bare call of a classifier of each library."""
-    random = np.random.default_rng(0)
-    x = random.random((2_000, FEATURES))
-    y = np.digitize(x[:, 0] + x[:, 1], [0.7, 1.3])
-    linear = LogisticRegression(max_iter=500).fit(x, y)
-    joblib.dump(linear, folder / "model.joblib")
-    extreme = xgb.XGBClassifier(n_estimators=TREES).fit(x, y)
-    extreme.save_model(folder / "model.json")
-    settings = {"objective": "multiclass", "num_class": 3, "verbose": -1}
-    light = lgb.train(settings, lgb.Dataset(x, y), TREES)
-    light.save_model(folder / "model.txt")
-    cat = catboost.CatBoostClassifier(iterations=TREES, verbose=0, allow_writing_files=False).fit(x, y)
-    cat.save_model(str(folder / "model.cbm"))
-    return [
-        ("scikit-learn", SKLearnModel, folder / "model.joblib", linear.predict),
-        ("xgboost", XGBoostModel, folder / "model.json", extreme.predict),
-        ("lightgbm", LightGBMModel, folder / "model.txt", light.predict),
-        ("catboost", CatboostModel, folder / "model.cbm", cat.predict),
-    ]
 
 
 async def medians(sides: dict[str, Callable[[], Awaitable[Any]]], seconds: float) -> dict[str, float]:
@@ -76,33 +41,30 @@ async def medians(sides: dict[str, Callable[[], Awaitable[Any]]], seconds: float
     return {name: statistics.median(values) * 1e6 for name, values in times.items()}
 
 
-async def measure(
-    runtime: type[MLModel], path: Path, bare: Callable[[Any], Any], rows: int, seconds: float
-) -> dict[str, float]:
-    model = runtime(
-        ModelSettings(name="m", implementation=runtime, parameters=ModelParameters(uri=str(path)))
-    )
+async def measure(subject: Subject, rows: int, seconds: float) -> dict[str, float]:
+    model = subject.model()
     assert await model.load()
     executor = Executor(model, {})
-    matrix = np.random.default_rng(1).random((rows, FEATURES))
-    request = NumpyRequestCodec.encode_request(matrix)
+    values = subject.values(rows)
+    request = subject.encode(values)
     body = request.model_dump_json().encode()
     message = ModelInferRequestConverter.from_types(request, model_name="m", use_raw=True).SerializeToString()
 
     async def library() -> Any:
-        return bare(matrix)
+        return subject.bare(values)
 
     async def in_process() -> Any:
-        return await model.predict(NumpyRequestCodec.encode_request(matrix))
+        return await model.predict(subject.encode(values))
 
     async def run(call: Call) -> Any:
         (reply,) = await executor.run([call])
         assert reply.status == 200, reply.body
         return reply
 
-    response = await in_process()
-    got = np.reshape(response.outputs[0].data.to_array(response.outputs[0].datatype), np.shape(bare(matrix)))
-    np.testing.assert_allclose(got, bare(matrix))
+    output, expected = (await in_process()).outputs[0], await library()
+    if subject.comparable:
+        got = np.reshape(output.data.to_array(output.datatype), np.shape(expected))
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
     return await medians(
         {
             "bare": library,
@@ -115,24 +77,34 @@ async def measure(
 
 
 def main() -> None:
+    names = [builder.__name__ for builder in BUILDERS]
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("libraries", nargs="*", default=names, help=f"of {', '.join(names)}")
     parser.add_argument("--seconds", type=float, default=2.0, help="per library and number of rows")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    print(f"microseconds a call, medians; {FEATURES} features, 3 classes, {TREES} rounds of trees")
+    print(f"microseconds a call, medians; {FEATURES} features")
     print(f"{'library':<13}{'rows':>7}{'bare':>10}", end="")
     print("".join(f"{side:>10}{'added':>9}{'ratio':>7}" for side in ("runtime", "json", "grpc")))
     results = []
-    with tempfile.TemporaryDirectory(prefix="bench-runtimes-") as folder:
-        for name, runtime, path, bare in trained(Path(folder)):
+    for builder in BUILDERS:
+        name = builder.__name__
+        if name not in options.libraries:
+            continue
+        with tempfile.TemporaryDirectory(prefix="bench-runtimes-") as folder:
+            try:
+                subject = builder(Path(folder))
+            except ImportError as exc:
+                print(f"{name:<13}left out: {exc}")
+                continue
             for rows in ROWS:
-                figures = asyncio.run(measure(runtime, path, bare, rows, options.seconds))
+                figures = asyncio.run(measure(subject, rows, options.seconds))
                 results.append({"library": name, "rows": rows, **figures})
                 line = f"{name:<13}{rows:>7,}{figures['bare']:>10,.0f}"
                 for side in ("runtime", "json", "grpc"):
                     added = figures[side] - figures["bare"]
                     line += f"{figures[side]:>10,.0f}{added:>9,.0f}{figures[side] / figures['bare']:>7.2f}"
-                print(line)
+                print(line, flush=True)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=2) + "\n")
