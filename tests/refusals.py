@@ -6,7 +6,7 @@ Each case is a list of inputs and a pattern of the text, which names the offende
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import numpy as np
@@ -14,7 +14,6 @@ import pytest
 
 from mlserver.grpc.dataplane_pb2 import ModelInferRequest
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
-from tests.running import AsProcess
 
 Input = dict[str, Any]
 Case = tuple[list[Input], str]
@@ -28,13 +27,21 @@ _CONTENTS = {
 }
 
 
+class Server(Protocol):
+    @property
+    def grpc_port(self) -> int: ...
+
+    def infer(self, model: str, body: Any) -> Any:
+        """The response over REST."""
+
+
 def tensor(name: str, values: Any, datatype: str = "FP64", content_type: str | None = None) -> Input:
     array = np.asarray(values)
     made = {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
     return made if content_type is None else {**made, "parameters": {"content_type": content_type}}
 
 
-def check_refused(server: AsProcess, model: str, inputs: list[Input], pattern: str) -> None:
+def check_refused(server: Server, model: str, inputs: list[Input], pattern: str) -> None:
     """Both transports refuse the inputs as the caller's fault, in words that the pattern is found in."""
     answer = server.infer(model, {"inputs": inputs})
     assert 400 <= answer.status_code < 500, answer.text

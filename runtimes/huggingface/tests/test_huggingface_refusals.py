@@ -89,6 +89,16 @@ WORDS = "the quick brown fox"
         ("zero-shot-classification", request(array_inputs=[WORDS]), "input 'candidate_labels' is missing"),
         (
             "zero-shot-classification",
+            request(tensor("candidate_labels", [1.5]), array_inputs=[WORDS]),
+            "input 'candidate_labels' holds 1.5, expected text",
+        ),
+        (
+            "fill-mask",
+            request(array_inputs=["a [MASK]"], top_k=["x"]),
+            "input 'top_k' is .*expected a number",
+        ),
+        (
+            "zero-shot-classification",
             request(array_inputs=[WORDS], candidate_labels=["a"], hypothesis_template=["none"]),
             "hypothesis_template",
         ),
