@@ -62,28 +62,37 @@ def check_refused(server: Server, model: str, inputs: list[Input], pattern: str)
     assert re.search(pattern, caught.value.details()), caught.value.details()
 
 
-def of_matrix(name: str = "x", datatype: str = "FP64") -> dict[str, Case]:
-    """What a model of one tensor [rows, 3] refuses, whatever it calls its input."""
+def of_matrix(name: str = "x", datatype: str = "FP64", features: int = 3) -> dict[str, Case]:
+    """What a model of one tensor [rows, features] refuses."""
 
     def floats(*shape: int) -> list[Input]:
         return [tensor(name, np.full(shape, 0.5), datatype)]
 
     return {
-        "text": ([tensor(name, [["a", "b", "c"]], "BYTES")], f"'{name}'.* (text|BYTES|bytes|<U1|S1)"),
-        "extra input": ([*floats(2, 3), tensor("colour", [[1.0]], datatype)], "'colour'"),
-        "twice": (floats(2, 3) * 2, f"'{name}'"),
+        "text": ([tensor(name, [["a"] * features], "BYTES")], f"'{name}'.* (text|BYTES|bytes|<U1|S1)"),
+        "extra input": ([*floats(2, features), tensor("colour", [[1.0]], datatype)], "'colour'"),
+        "twice": (floats(2, features) * 2, f"'{name}'"),
         "rank 0": ([{**floats(1)[0], "shape": []}], f"'{name}'"),
-        "rank 3": (floats(1, 2, 3), rf"'{name}'.*[\[(]1, 2, 3[\])]"),
-        "too few features": (floats(2, 2), f"'{name}'.*2"),
-        "too many features": (floats(2, 4), f"'{name}'.*4"),
+        "rank 3": (floats(1, 2, features), rf"'{name}'.*[\[(]1, 2, {features}[\])]"),
+        "too few features": (floats(2, features - 1), f"'{name}'.*{features - 1}"),
+        "too many features": (floats(2, features + 1), f"'{name}'.*{features + 1}"),
         "no features": (floats(2, 0), f"'{name}'.*0"),
-        "no rows": (floats(0, 3), f"'{name}' (has no rows|is empty)"),
+        "no rows": (floats(0, features), f"'{name}' (has no rows|is empty)"),
         "no inputs": ([], f"0 were received|no inputs|'{name}'|'width', 'height', 'depth'|but got none"),
     }
 
 
 # The same of a vector, which some models take for a row.
 OF_RANK_1: Case = ([tensor("x", [0.5] * 3)], r"'x'.*[\[(]3,?[\])]")
+
+
+def as_parameters(cases: dict[str, dict[str, Case]]) -> list[Any]:
+    """Cases by the name of their model, for tests that are given a model, inputs and a pattern."""
+    return [
+        pytest.param(model.strip(), *case, id=f"{model}-{key}")
+        for model, found in cases.items()
+        for key, case in found.items()
+    ]
 
 
 def of_columns() -> dict[str, Case]:

@@ -11,7 +11,16 @@ import joblib
 import numpy as np
 import pytest
 
-from tests.refusals import OF_RANK_1, Case, check_refused, of_columns, of_matrix, of_pair, tensor
+from tests.refusals import (
+    OF_RANK_1,
+    Case,
+    as_parameters,
+    check_refused,
+    of_columns,
+    of_matrix,
+    of_pair,
+    tensor,
+)
 from tests.running import AsProcess, process, write_model
 from tests.tabular import BINARY, FRAME, VALUES, X
 
@@ -226,13 +235,6 @@ CASES: dict[str, dict[str, Case]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("model", "inputs", "pattern"),
-    [
-        pytest.param(model.strip(), *case, id=f"{model}-{key}")
-        for model, cases in CASES.items()
-        for key, case in cases.items()
-    ],
-)
+@pytest.mark.parametrize(("model", "inputs", "pattern"), as_parameters(CASES))
 def test_refused_by_name(server: AsProcess, model: str, inputs: list[Any], pattern: str) -> None:
     check_refused(server, model, inputs, pattern)
