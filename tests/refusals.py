@@ -69,7 +69,7 @@ def of_matrix(name: str = "x", datatype: str = "FP64", features: int = 3) -> dic
         return [tensor(name, np.full(shape, 0.5), datatype)]
 
     return {
-        "text": ([tensor(name, [["a"] * features], "BYTES")], f"'{name}'.* (text|BYTES|bytes|<U1|S1)"),
+        "text": ([tensor(name, [["a"] * features], "BYTES")], f"'{name}'.* (text|BYTES|<U1|.S1)"),
         "extra input": ([*floats(2, features), tensor("colour", [[1.0]], datatype)], "'colour'"),
         "twice": (floats(2, features) * 2, f"'{name}'"),
         "rank 0": ([{**floats(1)[0], "shape": []}], f"'{name}'"),
