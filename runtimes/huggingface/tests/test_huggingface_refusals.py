@@ -104,6 +104,11 @@ WORDS = "the quick brown fox"
         ),
         ("text-generation", request(array_inputs=[WORDS], max_tokens=5), "input 'max_tokens' is not known"),
         ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "'max_new_tokens' is -5"),
+        (
+            "text-generation",
+            request(tensor("do_sample", [False]), array_inputs=["a"], max_new_tokens=600, min_new_tokens=500),
+            "input 'max_new_tokens' is 600, but text 0 has 1 tokens already, and the model takes 256",
+        ),
         ("text-generation", request(array_inputs=[WORDS], streamer=5), "input 'streamer' is not known"),
         ("image-classification", request(inputs=["bm90IGFuIGltYWdl"]), "'inputs': element 0 is no image"),
         ("image-classification", request(inputs=["/etc/passwd"]), "'inputs': element 0 is no image"),
