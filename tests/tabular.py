@@ -78,6 +78,8 @@ MISFITS = [
     (X[:, :2], "input 'input-1' has 2 features per row (shape [90, 2]), but the model expects 3"),
     (X[None], "input 'input-1' has shape [1, 90, 3], but the model expects [rows, 3]"),
     (X[:0, :2], "input 'input-1' has 2 features per row (shape [0, 2])"),
+    (X[:0], "input 'input-1' has no rows (shape [0, 3])"),
+    (FRAME[:0], "the request has no rows (shape [0, 3])"),
     (FRAME[["width", "depth"]], "the request lacks column 'height': the model expects 'width', 'height', "),
     (FRAME.assign(colour=1.0), "the request has unknown column 'colour'"),
     (FRAME.rename(columns={"depth": "d"}), "the request lacks column 'depth' and has unknown column 'd'"),

@@ -20,7 +20,9 @@ import numpy as np
 
 from mlserver.artefact import ArtefactModel
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec
-from mlserver.errors import InferenceError, MLServerError
+from mlserver.codecs.columns import misfit as misfit_of_columns
+from mlserver.errors import CodecError, InferenceError, MLServerError
+from mlserver.settings import ModelSettings
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -38,6 +40,8 @@ __all__ = [
     "Fitted",
     "Method",
     "TabularModel",
+    "check_single",
+    "first_element",
     "is_known_code",
     "is_pickle",
     "quoted",
@@ -56,8 +60,11 @@ _KNOWN_PACKAGES = frozenset(("catboost", "lightgbm", "numpy", "scipy", "sklearn"
 # So few rows are computed before other threads have woken up. On a busy machine, waiting for these takes
 # milliseconds: they get their turn when the scheduler pleases.
 _FEW_ROWS = 32
+# Content types of requests that are one tensor.
+_OF_ONE_TENSOR = (NumpyRequestCodec.ContentType, StringCodec.ContentType)
 _MOST_CLASSES_LISTED = 1_000
 _MOST_NAMES_LISTED = 20
+_SHOWN = 60  # characters of a value in a message
 
 
 class Features:
@@ -97,6 +104,8 @@ class Features:
         """Whether these are columns of the frame that the model was fitted on, rather than one matrix."""
         if not self.names:
             return False
+        if not inputs:
+            return True  # that lacks all of them
         if len(inputs) == 1:
             return self.count == 1 and self.name_of(inputs[0].name) in self._names
         return any(self.name_of(tensor.name) in self._names for tensor in inputs)
@@ -122,8 +131,10 @@ class Features:
         """
         if getattr(data, "columns", None) is not None:
             return self._misfit_of_frame(data, strict)
-        shape: tuple[int, ...] = (len(data),) if isinstance(data, list) else getattr(data, "shape", ())
+        shape = _shape(data)
         if self.count is not None:
+            if isinstance(data, list) and data and not self.texts:
+                return f"holds text, but the model expects numbers{first_element(data)}"
             if len(shape) != 2:
                 return f"has shape {list(shape)}, but the model expects [rows, {self.count}]"
             if shape[1] != self.count:
@@ -132,9 +143,8 @@ class Features:
                     f"but the model expects {self.count}"
                 )
         if strict and not self.texts and isinstance(data, np.ndarray) and data.dtype.kind not in "biuf":
-            first = f" (the first element is {str(data.flat[0])!r})" if data.size else ""
-            return f"holds text, but the model expects numbers{first}"
-        return None
+            return f"holds text, but the model expects numbers{first_element(data)}"
+        return _without_rows(shape)
 
     def _misfit_of_frame(self, frame: Any, strict: bool) -> str | None:
         given = [self.name_of(label) for label in frame.columns]
@@ -161,7 +171,7 @@ class Features:
             ]
             if no_numbers:
                 return f"holds no numbers in column{_s(no_numbers)} {quoted(no_numbers)}"
-        return None
+        return _without_rows(frame.shape)
 
     def miscast(self, inputs: Sequence[RequestInput]) -> str | None:
         """Which columns of text came as numbers, in words like those above. Decoded they would be garbage."""
@@ -407,13 +417,20 @@ class TabularModel(ArtefactModel):
             if method is None:
                 raise self._unsupported(output.name)
             methods.append(method)
-        fault = fitted.features.miscast(payload.inputs)
-        if fault is not None:
-            raise InferenceError(f"{subject_of(payload)} {fault}")
         codec: Any = NumpyRequestCodec
         if fitted.features.are_columns(payload.inputs):
             codec = _pandas_codec()
-        data = self._prepare(self.decode_request(payload, default_codec=codec), payload)
+        else:
+            check_single(payload, self._settings)
+        fault = fitted.features.miscast(payload.inputs)
+        if fault is not None:
+            raise InferenceError(f"{subject_of(payload)} {fault}")
+        data = self.decode_request(payload, default_codec=codec)
+        if _is_frame(data):
+            fault = misfit_of_columns(payload.inputs)
+            if fault is not None:
+                raise InferenceError(fault)
+        data = self._prepare(data, payload)
         results = []
         for method in methods:
             try:
@@ -481,6 +498,34 @@ def subject_of(payload: InferenceRequest) -> str:
     return f"input '{payload.inputs[0].name}'" if len(payload.inputs) == 1 else "the request"
 
 
+def check_single(
+    payload: InferenceRequest, settings: ModelSettings, default: str | None = NumpyRequestCodec.ContentType
+) -> None:
+    """Raises CodecError that names the inputs where the content type wants one, and there is not one.
+
+    default: the content type of requests where neither they nor the settings name one.
+    """
+    count = len(payload.inputs)
+    if count == 1:
+        return
+    named = (each and each.content_type for each in (payload.parameters, settings.parameters))
+    content_type = next(filter(None, named), default)
+    if content_type in _OF_ONE_TENSOR:
+        # The codec's own words, which clients know, and the names.
+        words = f"The '{content_type}' codec only supports a single input tensor ({count} were received)"
+        names = quoted(tensor.name for tensor in payload.inputs)
+        raise CodecError(f"{words}: {names}" if names else words)
+
+
+def first_element(values: Any) -> str:
+    """The first of some texts as an addition to a message; empty where there is none."""
+    if not len(values):
+        return ""
+    first = values[0] if isinstance(values, list) else values.flat[0]
+    text = bytes(first).decode(errors="replace") if isinstance(first, bytes) else str(first)
+    return f" (the first element is {text[:_SHOWN]!r})"
+
+
 def text_input(name: str) -> MetadataTensor:
     """The metadata of an input of one text per row."""
     # Also the default for decoding: over gRPC, texts arrive as bytes, which are equal to no category.
@@ -493,6 +538,14 @@ def quoted(names: Iterable[str]) -> str:
     listed = [f"'{name}'" for name in names]
     more = len(listed) - _MOST_NAMES_LISTED
     return ", ".join(listed[:_MOST_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(data: Any) -> tuple[int, ...]:
+    return (len(data),) if isinstance(data, list) else tuple(getattr(data, "shape", ()))
+
+
+def _without_rows(shape: tuple[int, ...]) -> str | None:
+    return f"has no rows (shape {list(shape)})" if shape and shape[0] == 0 else None
 
 
 def _s(names: list[str]) -> str:

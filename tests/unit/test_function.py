@@ -82,7 +82,7 @@ async def test_a_function_of_a_frame() -> None:
         (int, np.array([], dtype=int), "'x' must hold one value, but holds 0"),
         (bool, 2, "'x' must hold one bool, but holds 2"),
         (float, np.array(["a"]), "'x' must hold one float, but holds 'a'"),
-        (str, 1, "'x' must hold one str, but holds "),
+        (str, 1, "'x' must hold one str, but has datatype INT64"),
     ],
 )
 async def test_single_values_that_do_not_fit(kind: Any, value: Any, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlserver.tabular import Features
+from mlserver.tabular import Features, first_element
 
 __all__ = ["STATE_FOLDER", "Rows", "join", "kind_of", "method_of", "save_state"]
 
@@ -72,9 +72,7 @@ class Rows:
         if not shape:
             return "is a single value, but the detector expects rows"
         if self.numeric and (isinstance(data, list) or data.dtype.kind not in _NUMBERS):
-            first = data[0] if isinstance(data, list) else data.flat[0] if data.size else None
-            said = "" if first is None else f" (the first element is {str(first)!r})"
-            return f"holds text, but the detector expects numbers{said}"
+            return f"holds text, but the detector expects numbers{first_element(data)}"
         if self._features is not None and not isinstance(data, list):
             fault = self._features.misfit(data, strict=False)
             if fault is not None:

@@ -13,7 +13,7 @@ from mlserver.codecs import NumpyCodec, NumpyRequestCodec
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.logging import logger
 from mlserver.model import MLModel
-from mlserver.tabular import subject_of
+from mlserver.tabular import check_single, subject_of
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -104,6 +104,7 @@ class AlibiDetectRuntime(MLModel):
 
     def _data_of(self, payload: InferenceRequest) -> Any:
         """The rows of a request. Raises InferenceError when they are not like those of the fit."""
+        check_single(payload, self._settings)
         data: Any = self.decode_request(payload, default_codec=NumpyRequestCodec)
         if hasattr(data, "to_numpy"):
             data = data.to_numpy()
@@ -136,9 +137,12 @@ class AlibiDetectRuntime(MLModel):
         parameters = self._detect_settings.predict_parameters
         try:
             result: dict[str, Any] = self._model.predict(data, **parameters)["data"]
-        except (TypeError, ValueError, IndexError, RuntimeError) as exc:
+        except (TypeError, ValueError, IndexError, RuntimeError, AttributeError) as exc:
+            if isinstance(exc, AttributeError) and not isinstance(data, list):
+                raise
             # What is known of the rows was compared before; the detector is fixed. What is left is what the
-            # request holds, and how the settings want it to be looked at.
+            # request holds (texts where an array is wanted have none of its attributes), and how the settings
+            # want it to be looked at.
             what = f"{subject_of(payload)} does not suit the detector"
             if parameters:
                 what += f" with predict_parameters {parameters}"

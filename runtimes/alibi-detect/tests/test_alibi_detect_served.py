@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from detectors import SHIFTED, X
+from tests.refusals import OF_RANK_1, as_parameters, check_refused, of_matrix
 from tests.running import AsProcess, process, wait_for, write_model
 
 from mlserver.grpc.dataplane_pb2 import ModelInferRequest
@@ -88,19 +89,13 @@ def test_online(server: AsProcess) -> None:
     assert found["test_stat"].shape == (3, 1, 3)
 
 
-def test_refusals(server: AsProcess) -> None:
-    for asked, words in [
-        (rows(X[:, :2]), "input 'x' has 2 features per row (shape [200, 2]), but the detector expects 3"),
-        (rows(X[0]), "input 'x' has shape [3], but the detector expects [rows, 3]"),
-        (rows(X[None]), "input 'x' has shape [1, 200, 3], but the detector expects [rows, 3]"),
-        (rows(X[:0], shape=[0, 3]), "input 'x' has no rows (shape [0, 3])"),
-        (rows([["a", "b", "c"]], datatype="BYTES"), "input 'x' holds text, but the detector expects numbers"),
-    ]:
-        for model in ("ks", "forest", "cvm_online", "batched"):
-            answer = server.infer(model, asked)
-            assert answer.status_code == 400, answer.text
-            assert answer.json()["error"].startswith(words)
-    assert server.infer("ks", {"inputs": []}).status_code in (400, 422)
+_OF_ROWS = {**of_matrix(datatype="FP32"), "rank 1": OF_RANK_1}
+_CASES = dict.fromkeys(("ks", "forest", "cvm_online", "batched"), _OF_ROWS)
+
+
+@pytest.mark.parametrize(("model", "inputs", "pattern"), as_parameters(_CASES))
+def test_refused_by_name(server: AsProcess, model: str, inputs: list[Any], pattern: str) -> None:
+    check_refused(server, model, inputs, pattern)
 
 
 def test_grpc(server: AsProcess) -> None:
@@ -116,10 +111,3 @@ def test_grpc(server: AsProcess) -> None:
         assert answer.parameters["name"].string_param == "KSDrift"
         sent = dict((*call.initial_metadata(), *call.trailing_metadata()))
         assert sent["x-seldon-alibi-type"] == "drift"
-
-        del tensor.contents.fp32_contents[2:]
-        tensor.shape[:] = [1, 2]
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(asked, timeout=60)
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "input 'x' has 2 features per row" in caught.value.details()

@@ -22,7 +22,7 @@ from mlserver.handlers import custom_handler
 from mlserver.logging import logger
 from mlserver.model import MLModel
 from mlserver.settings import ModelSettings
-from mlserver.tabular import Features, subject_of, text_input
+from mlserver.tabular import Features, check_single, first_element, subject_of, text_input
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -232,6 +232,7 @@ class AlibiExplainRuntime(MLModel):
     def _decode(self, payload: InferenceRequest) -> Any:
         """All rows of a request: a list of texts, or an array. Raises InferenceError."""
         codec: Any = StringRequestCodec if self._kind.texts else NumpyRequestCodec
+        check_single(payload, self._settings)
         data: Any = self.decode_request(payload, default_codec=codec)
         if hasattr(data, "to_numpy"):
             data = data.to_numpy()
@@ -268,8 +269,7 @@ class AlibiExplainRuntime(MLModel):
     def _misfit(self, data: np.ndarray[Any, Any]) -> str | None:
         """How an array differs from what the explainer takes, in words that follow those for the request."""
         if data.dtype.kind not in "biuf":
-            first = f" (the first element is {str(data.flat[0])!r})" if data.size else ""
-            return f"holds text, but the explainer expects numbers{first}"
+            return f"holds text, but the explainer expects numbers{first_element(data)}"
         if data.ndim < 2:
             return f"has shape {list(data.shape)}, but the explainer expects rows"
         if self._shape is None or data.shape[1:] == self._shape:

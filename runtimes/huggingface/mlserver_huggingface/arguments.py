@@ -114,6 +114,32 @@ _SINGLE_TEXTS = frozenset(
 )
 # Whole numbers that make no sense below 1.
 _COUNTS = frozenset(("max_answer_len", "max_length", "max_new_tokens", "num_beams", "num_return_sequences"))
+# Other numbers, which may be zero or fractions.
+_NUMBERS = frozenset(
+    (
+        "diversity_penalty",
+        "doc_stride",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "guidance_scale",
+        "length_penalty",
+        "max_question_len",
+        "max_seq_len",
+        "min_length",
+        "min_new_tokens",
+        "min_p",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "penalty_alpha",
+        "repetition_penalty",
+        "stride",
+        "temperature",
+        "top_k",
+        "top_p",
+        "topk",
+        "typical_p",
+    )
+)
 _OF_TOKENIZERS = frozenset(
     ("add_special_tokens", "max_length", "padding", "padding_side", "stride", "text_pair", "truncation")
 )
@@ -196,6 +222,8 @@ class Arguments:
         for needed in _NEEDS.get(self._task, ()):
             if not kwargs.get(needed):
                 raise InferenceError(f"input '{needed}' is missing or empty, task '{self._task}' needs it")
+            if not _holds_text(kwargs[needed]):
+                raise InferenceError(f"input '{needed}' holds {kwargs[needed]!r}, expected text")
         if kwargs:
             if request.id is None and len(rows) > 1:
                 self._refuse_columns(request, len(rows), kwargs)
@@ -233,6 +261,10 @@ class Arguments:
             count = kwargs[name]
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise InferenceError(f"input '{name}' is {count!r}, expected at least 1")
+        for name in _NUMBERS & kwargs.keys():
+            number = kwargs[name]
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise InferenceError(f"input '{name}' is {number!r}, expected a number")
         judge = getattr(self._pipe, "_sanitize_parameters", None)
         if judge is None:
             return
@@ -261,6 +293,11 @@ class Arguments:
             )
         # Content types of single values hold one for each row here.
         rows = list((_OF_ROWS.get(codec, codec) or StringCodec).decode_input(tensor))
+        if codec is None and len(tensor.shape) > 1 and len(rows) != tensor.shape[0]:
+            raise InferenceError(
+                f"input '{tensor.name}' has shape {list(tensor.shape)}, expected [rows] or [rows, 1]: "
+                f"task '{self._task}' is asked about text"
+            )
         for index, row in enumerate(rows):
             if isinstance(row, (str, dict)):
                 continue
@@ -391,6 +428,12 @@ def _pairs(columns: dict[str, list[Any]]) -> list[Any]:
             if not isinstance(text, str) or not text.strip():
                 raise InferenceError(f"input '{name}': element {index} is empty")
     return [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
+
+
+def _holds_text(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(element, (str, list)) for element in value)
+    )
 
 
 def _key(kwargs: dict[str, Any]) -> Any:

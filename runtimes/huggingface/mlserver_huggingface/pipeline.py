@@ -205,13 +205,13 @@ class LoadedPipeline:
         """The error for a caller: what was wrong with the request, or the model's own fault as it is."""
         if isinstance(exc, MLServerError):
             return exc
-        fault = InferenceError(f"{ask.names}: {exc}") if _is_refusal(exc) else self._too_long(ask)
+        fault = InferenceError(f"{ask.names}: {exc}") if _is_refusal(exc) else self._too_long(exc, ask)
         if fault is None:
             return exc
         fault.__cause__ = exc
         return fault
 
-    def _too_long(self, ask: Ask) -> InferenceError | None:
+    def _too_long(self, exc: Exception, ask: Ask) -> InferenceError | None:
         tokenizer = getattr(self.pipe, "tokenizer", None)
         config = getattr(self.pipe.model, "config", None)
         limits = [
@@ -225,6 +225,8 @@ class LoadedPipeline:
         if not callable(tokenizer) or not limits:
             return None
         limit = min(limits)
+        # Positions that the model does not have are an index out of range.
+        asked = ask.kwargs.get("max_new_tokens", 0) if isinstance(exc, IndexError) else 0
         for index, row in enumerate(ask.rows):
             if not isinstance(row, str):
                 continue
@@ -233,6 +235,11 @@ class LoadedPipeline:
                 return InferenceError(
                     f"{ask.names}: text {index} has {tokens} tokens, the model takes {limit}; "
                     "shorten it, or ask with `truncation`"
+                )
+            if tokens + asked > limit:
+                return InferenceError(
+                    f"input 'max_new_tokens' is {asked}, but text {index} has {tokens} tokens already, "
+                    f"and the model takes {limit}"
                 )
         return None
 

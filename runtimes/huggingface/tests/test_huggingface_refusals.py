@@ -89,11 +89,26 @@ WORDS = "the quick brown fox"
         ("zero-shot-classification", request(array_inputs=[WORDS]), "input 'candidate_labels' is missing"),
         (
             "zero-shot-classification",
+            request(tensor("candidate_labels", [1.5]), array_inputs=[WORDS]),
+            "input 'candidate_labels' holds 1.5, expected text",
+        ),
+        (
+            "fill-mask",
+            request(array_inputs=["a [MASK]"], top_k=["x"]),
+            "input 'top_k' is .*expected a number",
+        ),
+        (
+            "zero-shot-classification",
             request(array_inputs=[WORDS], candidate_labels=["a"], hypothesis_template=["none"]),
             "hypothesis_template",
         ),
         ("text-generation", request(array_inputs=[WORDS], max_tokens=5), "input 'max_tokens' is not known"),
         ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "'max_new_tokens' is -5"),
+        (
+            "text-generation",
+            request(tensor("do_sample", [False]), array_inputs=["a"], max_new_tokens=600, min_new_tokens=500),
+            "input 'max_new_tokens' is 600, but text 0 has 1 tokens already, and the model takes 256",
+        ),
         ("text-generation", request(array_inputs=[WORDS], streamer=5), "input 'streamer' is not known"),
         ("image-classification", request(inputs=["bm90IGFuIGltYWdl"]), "'inputs': element 0 is no image"),
         ("image-classification", request(inputs=["/etc/passwd"]), "'inputs': element 0 is no image"),

@@ -19,6 +19,7 @@ import grpc
 import pytest
 import requests
 from huggingface_asking import picture
+from tests.refusals import check_refused
 
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
@@ -41,6 +42,13 @@ class Server:
 
     def post(self, model: str, inputs: list[dict[str, Any]], path: str = "infer") -> requests.Response:
         return requests.post(f"{self.url}/v2/models/{model}/{path}", json={"inputs": inputs}, timeout=TIMEOUT)
+
+    def infer(self, model: str, body: Any) -> requests.Response:
+        return self.post(model, body["inputs"])
+
+    @property
+    def grpc_port(self) -> int:
+        return int(self.grpc.rpartition(":")[2])
 
     def rows(self, model: str, inputs: list[dict[str, Any]]) -> list[Any]:
         response = self.post(model, inputs)
@@ -315,3 +323,35 @@ def test_grpc(server: Server) -> None:
         ]
         whole = json.loads(stub.ModelInfer(request).outputs[0].contents.bytes_contents[0])
         assert "the fox" + "".join(pieces) == whole["generated_text"]
+
+
+_TEXT = tensor("args", ["a good film"])
+_QUESTION = tensor("question", ["who?"])
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "pattern"),
+    [
+        ("text-classification", [tensor("texts", ["a"])], "'texts' is not known"),
+        ("text-classification", [_TEXT, tensor("colour", ["red"])], "'colour' is not known"),
+        ("text-classification", [_TEXT, _TEXT], "'args' and 'args' both"),
+        ("text-classification", [tensor("args", [1.5], "FP64")], "'args' has datatype FP64"),
+        (
+            "text-classification",
+            [{**_TEXT, "shape": [2, 2], "data": ["a"] * 4}],
+            r"'args' has shape \[2, 2\]",
+        ),
+        ("text-classification", [{**_TEXT, "shape": [0], "data": []}], "'args' is empty"),
+        ("text-classification", [_TEXT, tensor("top_k", ["x"])], r"'top_k' is \['x'\], expected a number"),
+        ("text-classification", [], "no input to ask about.*'array_inputs'"),
+        ("text-generation", [_TEXT, tensor("temperature", ["x"])], "'temperature' is .*expected a number"),
+        ("question-answering", [_QUESTION], "'context' is missing"),
+        ("question-answering", [_QUESTION, tensor("ctx", ["a"])], "'ctx' is not known"),
+        ("question-answering", [_QUESTION, tensor("context", [1.5], "FP64")], "'context' has datatype FP64"),
+        ("question-answering", [], "'question' is missing"),
+        ("image-classification", [tensor("inputs", ["bm8="])], "'inputs': element 0 is no image"),
+        ("image-classification", [tensor("inputs", [1.5], "FP32")], "'inputs'"),
+    ],
+)
+def test_refused_by_name(server: Server, task: str, inputs: list[dict[str, Any]], pattern: str) -> None:
+    check_refused(server, task, inputs, pattern)

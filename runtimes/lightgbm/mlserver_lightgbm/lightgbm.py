@@ -11,7 +11,6 @@ import joblib
 import lightgbm as lgb
 import numpy as np
 
-from mlserver.errors import InferenceError
 from mlserver.tabular import (
     PICKLES,
     Features,
@@ -20,9 +19,7 @@ from mlserver.tabular import (
     TabularModel,
     is_known_code,
     is_pickle,
-    subject_of,
 )
-from mlserver.types import InferenceRequest
 
 __all__ = ["LightGBMModel"]
 
@@ -60,12 +57,6 @@ class LightGBMModel(TabularModel):
             only_computes=is_known_code(model),
             openmp=True,
         )
-
-    def _prepare(self, data: Any, payload: InferenceRequest) -> Any:
-        data = super()._prepare(data, payload)
-        if not len(data) and isinstance(self._model, lgb.LGBMModel):
-            raise InferenceError(f"{subject_of(payload)} has no rows (shape {list(data.shape)})")
-        return data
 
     def _kind(self) -> str:
         if isinstance(self._model, lgb.Booster):

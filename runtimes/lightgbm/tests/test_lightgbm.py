@@ -198,14 +198,11 @@ async def test_a_model_with_an_objective_of_its_own(serve: Serve) -> None:
 # --- inputs ------------------------------------------------------------------------------------------------
 
 
-async def test_missing_values_and_no_rows_pass(serve: Serve) -> None:
+async def test_missing_values_pass(serve: Serve) -> None:
     model = booster("regression", VALUES)
     served = await serve(model)
     holes = np.where(X > 0.5, np.nan, X)
     same(await answer(served, holes), model.predict(holes))
-    assert (await answer(served, X[:0])).shape == [0, 1]
-    wrapped = await serve(lgb.LGBMRegressor(n_estimators=2, **QUIET).fit(X, VALUES))
-    assert "has no rows (shape [0, 3])" in await refused(wrapped, request(X[:0]))
 
 
 async def test_columns_in_any_order(serve: Serve) -> None:

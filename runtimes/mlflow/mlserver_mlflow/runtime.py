@@ -11,11 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlserver import MLModel
+from mlserver.codecs.columns import misfit, repeated
 from mlserver.codecs.utils import DefaultInputPrefix, DefaultOutputPrefix
 from mlserver.errors import CodecError, InferenceError, InvalidModelURI, MLServerError
 from mlserver.handlers import custom_handler
 from mlserver.logging import logger
 from mlserver.settings import ModelParameters
+from mlserver.tabular import check_single
 from mlserver.types import InferenceRequest, InferenceResponse, MetadataModelResponse, MetadataTensor
 from mlserver.utils import get_model_uri
 from mlserver_mlflow import refusals, results
@@ -84,7 +86,12 @@ class MLflowRuntime(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        check_single(payload, self._settings, default=None)
         data = self.decode_request(payload)
+        columns = hasattr(data, "columns")
+        fault = misfit(payload.inputs, arrays=True) if columns else repeated(payload.inputs)
+        if fault is not None:
+            raise InferenceError(fault)
         if self._refuse_extra_inputs:
             self._check_names(data)
         params = self._params_of(payload)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ import requests
 import saving
 from processes import Server, mlserver
 from saving import COLUMNS, PETS, X, Y
+from tests.refusals import as_parameters, check_refused, of_matrix, tensor
 
 from mlserver.codecs import NumpyCodec, PandasCodec
 from mlserver.grpc import dataplane_pb2 as pb
@@ -116,8 +118,8 @@ def test_named_tensors_over_both(server: Server, stub: Any) -> None:
         NumpyCodec.encode_input("a", np.array([[1, 2], [3, 4]], dtype=np.float32)),
         NumpyCodec.encode_input("b", np.array([5, 6])),
     ]
-    for tensor in inputs:
-        tensor.parameters = None
+    for made in inputs:
+        made.parameters = None
     # The codec writes one dimension as a column.
     inputs[1].shape = [2]
     request = InferenceRequest(inputs=inputs)
@@ -252,3 +254,37 @@ def test_R49_a_model_whose_code_is_missing_says_so(saved: Path, tmp_path: Path) 
         answer = server.post("/v2/repository/models/broken/load")
         assert answer.status_code >= 400
         assert "No module named 'scaling'" in answer.text and sys.executable in answer.text
+
+
+_COLUMNS = [tensor(name, [[0.5], [0.6]]) for name in COLUMNS]
+_OTHERS, _LAST = _COLUMNS[:-1], COLUMNS[-1]
+_PATTERN = re.escape(_LAST)
+_A, _B = tensor("a", [[1.0, 2.0]], "FP32"), tensor("b", [5], "INT64")
+_CASES = {
+    # Inputs that the signature does not name are ignored, as MLflow does, unless `extra_inputs` refuses them.
+    "columns": {
+        "wrong name": ([*_OTHERS, tensor("colour", [[1.0], [2.0]])], f"lacks '{_PATTERN}' and has 'colour'"),
+        "text": ([*_OTHERS, tensor(_LAST, [["a"], ["b"]], "BYTES")], f"input '{_PATTERN}'"),
+        "missing column": (_OTHERS, f"lacks '{_PATTERN}'"),
+        "two in a row": ([*_OTHERS, tensor(_LAST, np.ones((2, 2)))], rf"'{_PATTERN}'.*\[2, 2\]"),
+        "fewer rows": ([*_OTHERS, tensor(_LAST, [[0.5]])], f"'{_PATTERN}' has 1 rows"),
+        "twice": ([*_COLUMNS, _COLUMNS[0]], "'sepal length .* is given twice"),
+        "no rows": ([{**column, "shape": [0, 1], "data": []} for column in _COLUMNS], "no rows"),
+        "no inputs": ([], f"lacks .*'{_PATTERN}'"),
+    },
+    "matrix": of_matrix(features=4),
+    "named": {
+        "wrong name": ([_A, {**_B, "name": "c"}], "lacks 'b' and has 'c'"),
+        "text": ([_A, tensor("b", ["x"], "BYTES")], "'b': dtype of input"),
+        "missing input": ([_A], "lacks 'b'"),
+        "rank 3": ([tensor("a", [[[1.0], [2.0]]], "FP32"), _B], r"'a': Shape of input \(1, 2, 1\)"),
+        "features": ([tensor("a", [[1.0]], "FP32"), _B], r"'a': Shape of input \(1, 1\)"),
+        "twice": ([_A, _B, _B], "'b' is given twice"),
+        "no inputs": ([], "lacks 'a', 'b'"),
+    },
+}
+
+
+@pytest.mark.parametrize(("model", "inputs", "pattern"), as_parameters(_CASES))
+def test_refused_by_name(server: Server, model: str, inputs: list[Any], pattern: str) -> None:
+    check_refused(server, model, inputs, pattern)

@@ -19,7 +19,7 @@ from pyspark.errors import PySparkException
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.codecs.json import decode_json_input_or_output
 from mlserver.errors import CodecError, InferenceError
-from mlserver.tabular import quoted
+from mlserver.tabular import first_element, quoted
 from mlserver.types import InferenceRequest, RequestInput, ResponseOutput
 from mlserver_mllib.artefact import Artefact
 from mlserver_mllib.columns import (
@@ -50,6 +50,12 @@ _REFUSALS = (
     "cannot be null",
     "CAST_INVALID_INPUT",
 )
+
+
+def _no_column(tensor: RequestInput) -> InferenceError:
+    return InferenceError(
+        f"input '{tensor.name}' has shape {list(tensor.shape)}, but the model expects [rows, 1]"
+    )
 
 
 def load_frame_model(artefact: Artefact, spark: Any) -> Any:
@@ -110,7 +116,8 @@ class FrameModel:
             if other != count:
                 raise InferenceError(f"input '{name}' has {other} rows, but input '{first}' has {count}")
         if not count:
-            raise InferenceError(f"input '{first}' has no rows (shape {list(payload.inputs[0].shape)})")
+            tensor = payload.inputs[0]
+            raise InferenceError(f"input '{tensor.name}' has no rows (shape {list(tensor.shape)})")
         return columns
 
     def _expected(self) -> str:
@@ -162,14 +169,14 @@ class FrameModel:
         if tensor.datatype == "BYTES":
             if column.kind == NUMBER:
                 raise InferenceError(f"input '{tensor.name}' holds text, but the model expects numbers")
+            if list(tensor.shape[1:]) not in ([], [1]):
+                raise _no_column(tensor)
             return _Values(column.name, _elements(tensor, decode), False)
         array = _numbers(tensor)
         if array.ndim == 2 and array.shape[1] > 1 and column.kind != TEXT:
             return self._vector(tensor, column)
         if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] != 1):
-            raise InferenceError(
-                f"input '{tensor.name}' has shape {list(array.shape)}, but the model expects [rows, 1]"
-            )
+            raise _no_column(tensor)
         flat = array.ravel()
         if column.kind == TEXT:
             raise InferenceError(
@@ -281,8 +288,8 @@ def _quote(name: str) -> str:
 def _numbers(tensor: RequestInput) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = NumpyCodec.decode_input(tensor)
     if array.dtype.kind not in "biuf":
-        first = f" (the first element is {str(array.flat[0])!r})" if array.size else ""
-        raise InferenceError(f"input '{tensor.name}' holds text, but the model expects numbers{first}")
+        said = first_element(array)
+        raise InferenceError(f"input '{tensor.name}' holds text, but the model expects numbers{said}")
     return array
 
 

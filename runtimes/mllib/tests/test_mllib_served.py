@@ -17,6 +17,7 @@ import requests
 pytest.importorskip("pyspark")
 
 from spark_models import Saved, X
+from tests.refusals import as_parameters, check_refused, of_matrix, tensor
 from tests.running import AsProcess, serving, start_process, write_model
 
 from mlserver.grpc.dataplane_pb2 import ModelInferRequest
@@ -129,8 +130,8 @@ def test_grpc(worker: AsProcess, saved: Saved) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)
         asked = ModelInferRequest(model_name="KMeans")
-        tensor = asked.inputs.add(name="x", datatype="FP64", shape=[4, 3])
-        tensor.contents.fp64_contents.extend(X[:4].ravel().tolist())
+        rows = asked.inputs.add(name="x", datatype="FP64", shape=[4, 3])
+        rows.contents.fp64_contents.extend(X[:4].ravel().tolist())
         (output,) = stub.ModelInfer(asked, timeout=60).outputs
         assert (output.name, output.datatype, list(output.shape)) == ("predict", "FP32", [4])
         expected = [saved.models["KMeans"].predict(row) for row in X[:4]]
@@ -144,8 +145,42 @@ def test_grpc(worker: AsProcess, saved: Saved) -> None:
         assert list(outputs["prediction"].contents.fp64_contents) == [0.0]
         assert list(outputs["probability"].shape) == [1, 2]
 
-        del asked.inputs[0]
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(asked, timeout=60)
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "lacks 'city'" in caught.value.details()
+
+def _flats(**changed: Any) -> list[Any]:
+    made = {
+        "size": tensor("size", [[30.0], [99.0]]),
+        "city": tensor("city", [["Rome"], ["Oslo"]], "BYTES"),
+        "rooms": tensor("rooms", [[2], [4]], "INT32"),
+        **changed,
+    }
+    return [value for value in made.values() if value is not None]
+
+
+_CASES = {
+    # A vector is one row.
+    "KMeans": of_matrix(),
+    "flats": {
+        "wrong name": (
+            _flats(city=None, town=tensor("town", [["Rome"], ["Oslo"]], "BYTES")),
+            "lacks 'city' and has unknown 'town'",
+        ),
+        "text": (_flats(size=tensor("size", [["a"], ["b"]], "BYTES")), "'size' holds text"),
+        "unknown label": (_flats(city=tensor("city", [["Bonn"], ["Oslo"]], "BYTES")), "Bonn"),
+        "missing column": (_flats(city=None), "lacks 'city'"),
+        "extra column": (_flats(colour=tensor("colour", [[1.0], [2.0]])), "unknown 'colour'"),
+        "rank 3": (_flats(size=tensor("size", np.ones((2, 1, 1)))), r"'size' has shape \[2, 1, 1\]"),
+        "texts of rank 3": (
+            _flats(city=tensor("city", [[["Rome"]], [["Oslo"]]], "BYTES")),
+            r"'city' has shape \[2, 1, 1\]",
+        ),
+        "fewer rows": (_flats(size=tensor("size", [[1.0]])), "'size' has 1"),
+        "twice": ([*_flats(), tensor("size", [[1.0], [2.0]])], "more than one 'size'"),
+        "no rows": ([{**column, "shape": [0, 1], "data": []} for column in _flats()], "'size' has no rows"),
+        "no inputs": ([], "no inputs.*'city', 'size', 'rooms'"),
+    },
+}
+
+
+@pytest.mark.parametrize(("model", "inputs", "pattern"), as_parameters(_CASES))
+def test_refused_by_name(worker: AsProcess, model: str, inputs: list[Any], pattern: str) -> None:
+    check_refused(worker, model, inputs, pattern)

@@ -12,7 +12,7 @@ from typing import Any
 from sklearn.exceptions import NotFittedError
 
 from mlserver.errors import InferenceError
-from mlserver.tabular import Features, subject_of
+from mlserver.tabular import Features, first_element, quoted, subject_of
 from mlserver.types import InferenceRequest
 
 __all__ = ["find"]
@@ -43,31 +43,32 @@ def find(exc: Exception, data: Any, request: InferenceRequest, features: Feature
         features.misfit(data, strict=False)
         # Names that it does not know matter only if it says so.
         or ("_check_feature_names" in functions and features.misfit(data))
-        or _without_rows(data)
-        or _refused(exc, modules, data)
+        or _refused(exc, modules, data, features)
     )
     return InferenceError(f"{subject_of(request)} {fault}") if fault else None
 
 
-def _without_rows(data: Any) -> str | None:
-    shape: tuple[int, ...] = (len(data),) if isinstance(data, list) else getattr(data, "shape", ())
-    return f"has no rows (shape {list(shape)})" if shape and shape[0] == 0 else None
-
-
-def _refused(exc: Exception, modules: list[str], data: Any) -> str | None:
+def _refused(exc: Exception, modules: list[str], data: Any, features: Features) -> str | None:
     """What scikit-learn itself found wrong with the values."""
     if not modules or not isinstance(exc, (ValueError, TypeError, AttributeError)):
         return None
     judge = modules[-1]
+    text = str(exc).split("\n", 1)[0]
+    if text.startswith("Buffer dtype mismatch"):
+        return f"holds floats of another size than the model was fitted on ({text})"
     if isinstance(exc, AttributeError):
         return "must hold text" if judge == "sklearn.feature_extraction.text" else None
     if _VALIDATION not in modules and judge not in _JUDGES:
         return None
-    text = str(exc).split("\n", 1)[0]
     if text.startswith("could not convert string to float"):
-        return f"holds text, but the model expects numbers ({text})"
+        if not hasattr(data, "columns"):
+            return f"holds text, but the model expects numbers{first_element(data)}"
+        value = text.partition(": ")[2]
+        names = [name for name in data if name not in features.texts and value in map(repr, data[name])]
+        where = f" in column{'s'[: len(names) > 1]} {quoted(names)}" if names else ""
+        return f"holds text{where}, but the model expects numbers ({text})"
     if "not compatible with arrays of bytes/strings" in text:
-        return f"holds text, but the model expects numbers (the first element is {str(data.flat[0])!r})"
+        return f"holds text, but the model expects numbers{first_element(data)}"
     return f"does not suit the model: {text}"
 
 

@@ -1,7 +1,8 @@
 """How a module is executed that was written for pydantic 1.
 
 Such a module gets builtins of its own, whose `__import__` gives `pydantic.v1` for `pydantic`. Nothing else is
-changed: neither `sys.modules` nor what other modules import, in whatever thread.
+changed, neither `sys.modules` nor what other modules import, in whatever thread; but Tempo's runtime learns
+to check its requests.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from types import ModuleType
 from typing import Any
 
 __all__ = ["find_spec"]
+
+
+# The module of Tempo's runtime, which leaves it to the functions of users to judge a request.
+_RUNTIME = "tempo.mlserver"
 
 
 def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -48,6 +53,10 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         vars(module)["__builtins__"] = _BUILTINS
         self._loader.exec_module(module)
+        if module.__name__ == _RUNTIME:
+            from mlserver_tempo.requests import guard
+
+            guard(vars(module)["InferenceRuntime"])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)  # get_source and the like, for tracebacks

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("mlserver_tempo")
 pytest.importorskip("tempo.version")
 
+from tests.refusals import check_refused, tensor
 from tests.running import AsProcess, process, write_model
 
 pytestmark = pytest.mark.timeout(300)
@@ -115,8 +116,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsProcess]:
 
 def ask(server: AsProcess, model: str, rows: list[list[float]]) -> Any:
     flat = [value for row in rows for value in row]
-    tensor = {"name": "payload", "datatype": "FP64", "shape": [len(rows), len(rows[0])], "data": flat}
-    answer = server.infer(model, {"id": "7", "inputs": [tensor]})
+    payload = {"name": "payload", "datatype": "FP64", "shape": [len(rows), len(rows[0])], "data": flat}
+    answer = server.infer(model, {"id": "7", "inputs": [payload]})
     assert answer.status_code == 200, server.log()
     assert (answer.json()["id"], answer.json()["model_name"]) == ("7", model)
     return answer.json()["outputs"][0]
@@ -132,10 +133,10 @@ def test_one_model_in_front_of_another(server: AsProcess, gate: str) -> None:
 def test_text_state_and_payload(server: AsProcess) -> None:
     text = "Gr\u00fc\u00dfe"
     data = list(text.encode())
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [len(data)], "data": data}
+    spelled = tensor("text", data, "BYTES")
     said = []
     for _ in range(2):
-        answer = server.infer("counter", {"inputs": [tensor]})
+        answer = server.infer("counter", {"inputs": [spelled]})
         assert answer.status_code == 200, server.log()
         (output,) = answer.json()["outputs"]
         assert output["datatype"] == "BYTES" and output["shape"] == [len(output["data"])]
@@ -143,10 +144,33 @@ def test_text_state_and_payload(server: AsProcess) -> None:
     assert said == [f"{text} 1 BYTES", f"{text} 2 BYTES"]
 
 
+_TEXT = tensor("text", ["Hi"], "BYTES")
+_ROW = tensor("payload", [[1.0, 2.0]])
+_EXTRA = tensor("colour", [1.0])
+
+
+# Ranks and numbers of features are for the function of a pipeline to judge.
+@pytest.mark.parametrize(
+    ("model", "inputs", "pattern"),
+    [
+        ("gate", [_ROW, _EXTRA], "has unknown input 'colour': the model expects 'payload'"),
+        ("gate", [{**_ROW, "name": "rows"}, _EXTRA], "lacks input 'payload' and has unknown .*'colour'"),
+        ("async_gate", [_ROW, _ROW], "more than one input 'payload'"),
+        ("gate", [tensor("payload", [["a", "b"]], "BYTES")], "'payload' must be a text as the numbers"),
+        ("async_gate", [], "lacks input 'payload'"),
+        ("counter", [_TEXT, _EXTRA], "has unknown input 'colour'"),
+        ("counter", [_TEXT], "'text' must be a text as the numbers"),
+        ("counter", [tensor("text", [1.5])], "'text' has datatype FP64, but the model expects str"),
+        ("counter", [], "lacks input 'text'"),
+    ],
+)
+def test_refused_by_name(server: AsProcess, model: str, inputs: list[Any], pattern: str) -> None:
+    check_refused(server, model, inputs, pattern)
+
+
 def test_a_child_that_is_not_there_is_the_pipelines_fault(server: AsProcess) -> None:
     assert server.post("/v2/repository/models/outlier/unload").status_code == 200
-    tensor = {"name": "payload", "datatype": "FP64", "shape": [1, 1], "data": [1]}
-    answer = server.infer("gate", {"inputs": [tensor]})
+    answer = server.infer("gate", {"inputs": [_ROW]})
     assert (answer.status_code, answer.json()) == (500, {"error": "Internal Server Error"})
     assert server.post("/v2/repository/models/outlier/load").status_code == 200
 

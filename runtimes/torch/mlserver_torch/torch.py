@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from typing import Any, Literal
 
@@ -22,9 +23,11 @@ WELLKNOWN_MODEL_FILENAMES = ("model.pt2", "model.pt", "model.safetensors")
 # What PyTorch says of tensors that do not fit. Memory and devices are the server's own affair.
 _OF_INPUTS = re.compile(
     r"guard failed|\bshapes?\b|\bsizes?\b|must match|\bdimensions?\b|\bdtypes?\b|scalar type"
-    r"|out of range|out of bounds|expected .*\b(input|tensor)",
+    r"|out of range|out of bounds|at least \dD|expected .*\b(input|tensor)",
     re.IGNORECASE,
 )
+# PyTorch keeps what it is reading in a global: programs are read one after the other.
+_READING = threading.Lock()
 _OF_MACHINE = re.compile(r"\bcuda\b|out of memory|allocate|\bdevice", re.IGNORECASE)
 
 
@@ -88,7 +91,7 @@ class TorchModel(TensorModel):
     def _read_program(self, path: str) -> Any:
         if self._dtype is not None:
             raise self._unusable("dtype", "an exported program keeps the one that it was exported with")
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, _READING:
             program = torch.export.load(file)
         if self._device.type != "cpu":
             from torch.export.passes import move_to_device_pass

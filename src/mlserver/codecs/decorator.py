@@ -17,9 +17,11 @@ from mlserver.codecs.base import (
     find_request_codec_by_type_hint,
     without_none,
 )
+from mlserver.codecs.columns import misfit, repeated
 from mlserver.codecs.scalar import SCALARS
+from mlserver.codecs.string import StringCodec
 from mlserver.codecs.utils import DefaultOutputPrefix
-from mlserver.errors import CodecNotFound, InputsNotFound, OutputNotFound
+from mlserver.errors import CodecNotFound, InferenceError, InputsNotFound, OutputNotFound
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 __all__ = ["SignatureCodec", "decode_args"]
@@ -52,8 +54,12 @@ class SignatureCodec(RequestCodec):
     """Turns requests into the keyword arguments of a function, and what it returns into responses."""
 
     def __init__(self, predict: Callable[..., Any], is_method: bool = True) -> None:
-        """is_method: whether its first parameter is the model itself. Without, hints may be `int`, too."""
+        """is_method: whether its first parameter is the model itself.
+
+        Without, hints may be `int`, too, and inputs are refused that codecs of old take and make nonsense of.
+        """
         signature = inspect.signature(predict, eval_str=True)
+        self._strict = not is_method
         self._scalars = {} if is_method else SCALARS
         self._inputs: dict[str, InputCodecLike] = {}
         self._requests: dict[str, RequestCodecLike] = {}
@@ -89,11 +95,16 @@ class SignatureCodec(RequestCodec):
 
     def decode_request(self, request: InferenceRequest) -> dict[str, Any]:  # type: ignore[override]
         """The keyword arguments for a request. A parameter without an input is left out."""
+        if self._strict:
+            _refuse(repeated(request.inputs))
         arguments: dict[str, Any] = dict.fromkeys(self._whole, request)
         others: list[RequestInput] = []
         for request_input in request.inputs:
             codec = self._inputs.get(request_input.name)
             if codec is not None:
+                if self._strict and codec is StringCodec and request_input.datatype != "BYTES":
+                    what = f"input '{request_input.name}' has datatype {request_input.datatype}"
+                    raise InferenceError(f"{what}, but the model expects text")
                 arguments[request_input.name] = codec.decode_input(request_input)
             elif request_input.name in self._requests:
                 raise CodecNotFound(request_input.name, is_input=True)
@@ -101,6 +112,8 @@ class SignatureCodec(RequestCodec):
                 others.append(request_input)
         if others and self._requests:
             name, request_codec = next(iter(self._requests.items()))
+            if self._strict:
+                _refuse(misfit(others, arrays=True))
             arguments[name] = request_codec.decode_request(
                 InferenceRequest.build(id=request.id, parameters=request.parameters, inputs=others)
             )
@@ -133,6 +146,11 @@ class SignatureCodec(RequestCodec):
                     return list(codec.encode_response(model_name, value, model_version).outputs)
                 return [codec.encode_output(f"{DefaultOutputPrefix}{index}", value)]
         raise OutputNotFound(index, type(value), self._hints)
+
+
+def _refuse(fault: str | None) -> None:
+    if fault is not None:
+        raise InferenceError(fault)
 
 
 def _return_hints(annotation: Any) -> tuple[list[Any], bool]:

@@ -42,20 +42,24 @@ class ScalarCodec(InputCodec):
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:
         """Raises CodecError unless there is one element, and it is of the type."""
+        if cls.Type is str and request_input.datatype != "BYTES":
+            raise CodecError(
+                f"'{request_input.name}' must hold one str, but has datatype {request_input.datatype}"
+            )
         values = cls.Codec.decode_input(request_input)
         elements = values if isinstance(values, list) else values.ravel().tolist()
         if len(elements) != 1:
             raise CodecError(f"'{request_input.name}' must hold one value, but holds {len(elements)}")
         value = elements[0].decode(errors="replace") if isinstance(elements[0], bytes) else elements[0]
-        if not cls._fits(value, request_input.datatype):
+        if not cls._fits(value):
             shown = repr(value)[:_SHOWN]
             raise CodecError(f"'{request_input.name}' must hold one {cls.Type.__name__}, but holds {shown}")
         return cls.Type(value)
 
     @classmethod
-    def _fits(cls, value: Any, datatype: str) -> bool:
+    def _fits(cls, value: Any) -> bool:
         if cls.Type is str or isinstance(value, str):
-            return cls.Type is str and isinstance(value, str) and datatype == "BYTES"
+            return cls.Type is str and isinstance(value, str)
         # Not 2 for a bool, and no fraction for an int.
         return isinstance(value, (bool, int, float)) and (
             cls.Type is float or value in (0, 1) or (cls.Type is int and value == value // 1)
