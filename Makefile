@@ -76,7 +76,7 @@ test-runtimes-mllib test-runtimes-tempo: test-runtimes-%: .envs/%/.ready
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet $(TORCH)
-	$(@D)/bin/python -m pip install --quiet --editable . --group test --editable "runtimes/alibi-detect[tensorflow,torch]"
+	$(@D)/bin/python -m pip install --quiet --editable . --group test --editable "runtimes/alibi-detect[tensorflow,torch,context]"
 	@touch $@
 
 .envs/alibi-explain/.ready: pyproject.toml runtimes/alibi-explain/pyproject.toml

@@ -329,6 +329,16 @@ def test_mlflow(tmp_path: Path) -> None:
     assert not good.runs_code
     assert other.names == ["antigravity._load_pyfunc"]
     assert outside.undecided == ["it names what is not in its folder: ../evil.pkl"]
+    # Of the path that code was saved from, MLflow reads the last part, beside the file.
+    form += "    model_code_path: {}\n"
+    for loader, code, runs in (
+        ("mlflow.pyfunc.model", "/home/me/model.py", False),
+        ("mlflow.pyfunc.loaders.code_model", "../model.py", False),
+        ("mlflow.pyfunc.model", "/home/me/..", True),
+        ("mlflow.langchain", "/home/me/model.py", True),
+    ):
+        text = form.format(loader, "model.pkl", code)
+        assert inspected(tmp_path / "MLmodel", text.encode()).runs_code is runs
 
 
 # Any objects
@@ -514,4 +524,7 @@ def test_code_and_pickles_in_a_folder_of_mlflow(tmp_path: Path) -> None:
         pins.append(files.inspect(str(tmp_path / name)).sha256)
         # All of them, or none: what is not pinned is refused.
         model.trusted_digests = [*pins, files.inspect(str(tmp_path / "MLmodel")).sha256]
+    # What neither is a model nor runs need not be pinned, whichever of the two the settings name.
+    (tmp_path / "conda.yaml").write_text("name: env\n")
+    check_artefact(model, str(tmp_path / "MLmodel"))
     check_artefact(model, str(tmp_path))

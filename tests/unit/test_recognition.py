@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
 import subprocess
 import sys
@@ -412,3 +413,47 @@ def test_a_folder_keeps_what_looks_like_a_suffix(tmp_path: Path) -> None:
     (tmp_path / "churn.v2").mkdir()
     assert name_of(str(tmp_path / "churn.v2")) == "churn.v2"
     assert name_of("/") == "model"
+
+
+# Files that are not what they seem
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "MLmodel", "config.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert artefact_at(str(tmp_path)) is None
+
+
+def test_archives_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("schema.json", "{}")
+    whole = path.read_bytes()
+    central = whole.index(b"PK\x01\x02")
+    for local, offset, value in ((6, 8, 1), (8, 10, 99), (8, 10, 8)):  # encrypted, unknown, broken
+        content = bytearray(whole)
+        content[local] = content[central + offset] = value
+        path.write_bytes(content)
+        with pytest.raises(Unrecognised, match="by its name a file of skops, by its content none"):
+            artefact_at(str(path))
+
+
+def test_configurations_of_another_form(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": "BertForSequenceClassification"}')
+    found = artefact_at(str(tmp_path))
+    assert found is not None and found.extra == {"task": "text-classification"}
+    config.write_text('{"architectures": 5}')
+    with pytest.raises(Unrecognised, match=r"a Hugging Face model \(5\) that does not tell its task"):
+        artefact_at(str(tmp_path))
+    config.write_text("[" * 200_000)
+    with pytest.raises(Unrecognised, match=r"config\.json alone"):
+        artefact_at(str(tmp_path))
+
+
+def test_a_file_of_zeros_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with path.open("wb") as file:
+        file.truncate(50 << 30)  # it takes no room
+    with pytest.raises(Unrecognised, match="by its content none"):
+        artefact_at(str(path))

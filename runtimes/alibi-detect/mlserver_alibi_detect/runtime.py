@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,18 @@ from mlserver.types import (
     ResponseOutput,
 )
 from mlserver.utils import get_model_uri
-from mlserver_alibi_detect.detector import Rows, join, kind_of, method_of, save_state
+from mlserver_alibi_detect.detector import (
+    CONTEXT,
+    Rows,
+    Window,
+    hint_at,
+    join,
+    kind_of,
+    look,
+    method_of,
+    save_state,
+    unfit,
+)
 from mlserver_alibi_detect.settings import AlibiDetectSettings, get_alibi_detect_settings
 
 __all__ = ["AlibiDetectRuntime"]
@@ -33,6 +45,7 @@ HEADER_METHOD = "x-seldon-alibi-method"
 DRIFT_METRIC = "seldon_model_drift"
 
 _DRIFT = "is_drift"
+_MISFITS: tuple[type[Exception], ...] = (TypeError, ValueError, IndexError, RuntimeError)
 
 
 class AlibiDetectRuntime(MLModel):
@@ -46,12 +59,13 @@ class AlibiDetectRuntime(MLModel):
 
     async def load(self) -> bool:
         self._detect_settings: AlibiDetectSettings = get_alibi_detect_settings(self._settings)
-        self._waiting: list[Any] = []
+        self._waiting: list[Window] = []
         self._steps = 0
         self._folder = await get_model_uri(self._settings)
         self._model = self._read(self._folder)
         self._online = hasattr(self._model, "save_state")
         self._rows = Rows.of(self._model)
+        self._contexts = Rows.of_contexts(self._model)
         if kind_of(self._model) == "drift":
             mlserver.register(
                 DRIFT_METRIC, "Whether there was drift, 0 or 1, for each time it was looked for."
@@ -69,10 +83,14 @@ class AlibiDetectRuntime(MLModel):
             # Imported late: the library takes seconds, which a folder that is not there need not wait for.
             from alibi_detect.saving import load_detector
 
-            return load_detector(path)
+            detector = load_detector(path)
         except Exception as exc:
-            cause = " ".join(f"{type(exc).__name__}: {exc}".split())
+            cause = " ".join(f"{type(exc).__name__}: {exc}".split()) + hint_at(path)
             raise MLServerError(f"Model {self.name}: no detector can be read from {path}: {cause}") from exc
+        fault = unfit(detector)
+        if fault is not None:
+            raise MLServerError(f"Model {self.name}: the detector in {path} cannot be served: {fault}")
+        return detector
 
     def _describe(self) -> None:
         """Says of the input what the settings leave out."""
@@ -80,6 +98,9 @@ class AlibiDetectRuntime(MLModel):
         if not self.inputs and shape is not None:
             datatype = "FP64" if self._rows.numeric else "BYTES"
             self.inputs = [MetadataTensor(name="input-0", datatype=datatype, shape=shape)]
+            contexts = None if self._contexts is None else self._contexts.inputs_shape()
+            if contexts is not None:
+                self.inputs = [*self.inputs, MetadataTensor(name=CONTEXT, datatype="FP64", shape=contexts)]
 
     async def metadata(self) -> MetadataModelResponse:
         metadata = await super().metadata()
@@ -87,43 +108,49 @@ class AlibiDetectRuntime(MLModel):
         return metadata
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        data = self._data_of(payload)
+        window = self._window_of(payload)
         if self._online:
-            return self._respond([self._step(row, payload) for row in data])
+            return self._respond([self._step(row, payload) for row in window.rows])
         size = self._detect_settings.batch_size
         if size is None:
-            return self._respond([self._detect(data, payload)])
-        self._check_company(data, payload)
-        self._waiting.append(data)
+            return self._respond([self._detect(window, payload)])
+        self._check_company(window, payload)
+        self._waiting.append(window)
         if len(self._waiting) < size:
             return self._respond([])
-        parts, self._waiting = self._waiting, []
-        return self._respond([self._detect(join(parts), payload)])
+        windows, self._waiting = self._waiting, []
+        return self._respond([self._detect(join(windows), payload)])
 
     # Requests
 
-    def _data_of(self, payload: InferenceRequest) -> Any:
-        """The rows of a request. Raises InferenceError when they are not like those of the fit."""
-        check_single(payload, self._settings)
-        data: Any = self.decode_request(payload, default_codec=NumpyRequestCodec)
-        if hasattr(data, "to_numpy"):
-            data = data.to_numpy()
-        if not isinstance(data, (list, np.ndarray)):
+    def _window_of(self, payload: InferenceRequest) -> Window:
+        """What a request holds. Raises InferenceError when it is not like the data of the fit."""
+        if self._contexts is None:
+            check_single(payload, self._settings)
+            data = self.decode_request(payload, default_codec=NumpyRequestCodec)
+            return Window(_checked(data, self._rows, subject_of(payload)))
+        inputs = {tensor.name: tensor for tensor in payload.inputs}
+        context = inputs.pop(CONTEXT, None)
+        if context is None or len(payload.inputs) != 2 or len(inputs) != 1:
             raise InferenceError(
-                f"{subject_of(payload)} is decoded to {type(data).__name__}: "
-                "a detector takes one tensor, a list of texts or a data frame"
+                f"the detector compares rows in their contexts: it takes two inputs, '{CONTEXT}' with the "
+                f"contexts and one with the rows, not {[tensor.name for tensor in payload.inputs]}"
             )
-        fault = self._rows.misfit(data)
-        if fault is not None:
-            raise InferenceError(f"{subject_of(payload)} {fault}")
-        return self._rows.arrange(data)
+        ((name, tensor),) = inputs.items()
+        rows = _checked(self.decode(tensor, default_codec=NumpyCodec), self._rows, f"input '{name}'")
+        data = self.decode(context, default_codec=NumpyCodec)
+        contexts = _checked(data, self._contexts, f"input '{CONTEXT}'")
+        if len(rows) != len(contexts):
+            raise InferenceError(
+                f"input '{CONTEXT}' holds {len(contexts)} contexts, but input '{name}' has {len(rows)} rows"
+            )
+        return Window(rows, contexts)
 
-    def _check_company(self, data: Any, payload: InferenceRequest) -> None:
+    def _check_company(self, window: Window, payload: InferenceRequest) -> None:
         """Raises InferenceError when the rows cannot be joined with those that wait for company."""
         if not self._waiting:
             return
-        first = self._waiting[0]
-        row, others = _row_shape(data), _row_shape(first)
+        row, others = _row_shape(window.rows), _row_shape(self._waiting[0].rows)
         if row != others:
             raise InferenceError(
                 f"{subject_of(payload)} has rows of shape {row}, "
@@ -132,13 +159,13 @@ class AlibiDetectRuntime(MLModel):
 
     # Detection
 
-    def _detect(self, data: Any, payload: InferenceRequest) -> Mapping[str, Any]:
-        """What the detector says of data. Raises InferenceError for what it cannot use."""
+    def _detect(self, window: Window, payload: InferenceRequest) -> Mapping[str, Any]:
+        """What the detector says of a window. Raises InferenceError for what it cannot use."""
         parameters = self._detect_settings.predict_parameters
         try:
-            result: dict[str, Any] = self._model.predict(data, **parameters)["data"]
-        except (TypeError, ValueError, IndexError, RuntimeError, AttributeError) as exc:
-            if isinstance(exc, AttributeError) and not isinstance(data, list):
+            result = look(self._model, window, parameters)
+        except (*_MISFITS, *_tensorflow_errors(), AttributeError) as exc:
+            if isinstance(exc, AttributeError) and not isinstance(window.rows, list):
                 raise
             # What is known of the rows was compared before; the detector is fixed. What is left is what the
             # request holds (texts where an array is wanted have none of its attributes), and how the settings
@@ -153,7 +180,7 @@ class AlibiDetectRuntime(MLModel):
         return result
 
     def _step(self, row: Any, payload: InferenceRequest) -> Mapping[str, Any]:
-        result = self._detect(row, payload)
+        result = self._detect(Window(row), payload)
         self._steps += 1
         if self._steps % self._detect_settings.state_save_freq == 0:
             try:
@@ -189,6 +216,27 @@ def _encode(name: str, values: list[Any]) -> ResponseOutput | None:
     except ValueError:  # of different shapes
         return None
     return NumpyCodec.encode_output(name, stacked) if stacked.dtype.kind in "biufU" else None
+
+
+def _checked(data: Any, expected: Rows, subject: str) -> Any:
+    """Data as the detector takes it. Raises InferenceError when it is not what is expected."""
+    if hasattr(data, "to_numpy"):
+        data = data.to_numpy()
+    if not isinstance(data, (list, np.ndarray)):
+        raise InferenceError(
+            f"{subject} is decoded to {type(data).__name__}: "
+            "a detector takes one tensor, a list of texts or a data frame"
+        )
+    fault = expected.misfit(data)
+    if fault is not None:
+        raise InferenceError(f"{subject} {fault}")
+    return expected.arrange(data)
+
+
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow says of tensors that do not fit, where a detector has imported it."""
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return () if errors is None else (errors.InvalidArgumentError, errors.UnimplementedError)
 
 
 def _row_shape(data: Any) -> list[int] | None:

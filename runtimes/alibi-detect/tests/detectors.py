@@ -12,6 +12,7 @@ DICE = np.random.default_rng(0)
 X = DICE.random((200, 3)).astype(np.float32)
 SHIFTED = X + np.float32(0.5)
 CATEGORIES = DICE.integers(0, 3, (200, 2))
+CONTEXTS = X[:, :1].copy()
 IMAGES = DICE.random((40, 4, 4, 1)).astype(np.float32)
 
 
@@ -26,10 +27,12 @@ def fit_all() -> dict[str, Any]:
     import torch
     from alibi_detect import cd, od
     from alibi_detect.cd.pytorch import preprocess_drift
+    from alibi_detect.utils.pytorch.kernels import DeepKernel
 
     torch.manual_seed(0)
     np.random.seed(0)  # the seed that the library's bootstraps use
     reduced = partial(preprocess_drift, model=torch.nn.Linear(3, 2), batch_size=32)
+    kernel = DeepKernel(torch.nn.Sequential(torch.nn.Linear(3, 2)), eps=0.01)
     forest = od.IForest(n_estimators=20)
     forest.fit(X)
     forest.infer_threshold(X, threshold_perc=95)
@@ -41,11 +44,15 @@ def fit_all() -> dict[str, Any]:
         "categories": cd.ChiSquareDrift(CATEGORIES),
         "tabular": cd.TabularDrift(X),
         "mmd": cd.MMDDrift(X, backend="pytorch", n_permutations=20),
+        "context": cd.ContextMMDDrift(X, CONTEXTS, backend="pytorch", n_permutations=20),
+        "context_tensorflow": cd.ContextMMDDrift(X, CONTEXTS, backend="tensorflow", n_permutations=20),
+        "learned": cd.LearnedKernelDrift(X, kernel, backend="pytorch", epochs=2, n_permutations=20),
         "cvm_online": cd.CVMDriftOnline(X, ert=50.0, window_sizes=[10], n_bootstraps=200, verbose=False),
         "mmd_online": cd.MMDDriftOnline(
             X, ert=50.0, window_size=10, backend="pytorch", n_bootstraps=200, verbose=False
         ),
         "forest": forest,
         "mahalanobis": od.Mahalanobis(threshold=5.0),
+        "unfinished": od.Mahalanobis(),
         "spectrum": od.SpectralResidual(threshold=3.0, window_amp=10, window_local=10, n_est_points=5),
     }

@@ -11,7 +11,7 @@ import mlserver_alibi_detect
 import numpy as np
 import pandas as pd
 import pytest
-from detectors import CATEGORIES, IMAGES, SHIFTED, X
+from detectors import CATEGORIES, CONTEXTS, IMAGES, SHIFTED, X
 
 import mlserver
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
@@ -114,6 +114,101 @@ async def test_outliers(load: Load) -> None:
     series = np.sin(np.arange(100.0))
     series[50] += 40
     assert (await detect(model, series))["is_outlier"].any()
+
+
+async def test_a_kernel_that_is_learned(load: Load, saved: Path) -> None:
+    import torch
+    from alibi_detect.saving import load_detector
+
+    def same_dice() -> None:
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    model = await load("learned")
+    for rows in (X[:60], SHIFTED[:60] + 3):
+        detector = load_detector(saved / "learned")
+        same_dice()
+        bare = detector.predict(rows)["data"]
+        same_dice()
+        found = await detect(model, rows.astype(np.float64))  # which PyTorch would not multiply with its own
+        assert set(found) == set(bare) - {"kernel"}
+        for name, values in found.items():
+            assert values.ravel().tolist() == [pytest.approx(bare[name])]
+        model = await load("learned")
+    assert found["is_drift"].item() == 1
+
+
+# --- contexts ----------------------------------------------------------------------------------------------
+
+
+def in_context(rows: Any, contexts: Any, name: str = "c") -> InferenceRequest:
+    return InferenceRequest(
+        inputs=[NumpyCodec.encode_input("x", np.asarray(rows)), NumpyCodec.encode_input(name, contexts)]
+    )
+
+
+@pytest.mark.parametrize("name", ["context", "context_tensorflow"])
+async def test_rows_in_their_contexts(load: Load, saved: Path, name: str) -> None:
+    import tensorflow
+    import torch
+    from alibi_detect.saving import load_detector
+
+    def same_dice() -> None:
+        np.random.seed(0)
+        torch.manual_seed(0)
+        tensorflow.random.set_seed(0)
+
+    model = await load(name)
+    for rows, drift in ((X[:60], 0), (SHIFTED[:60] + 3, 1)):
+        detector = load_detector(saved / name)
+        same_dice()
+        bare = detector.predict(rows, CONTEXTS[:60])["data"]
+        same_dice()
+        found = await detect(model, in_context(rows.astype(np.float64), CONTEXTS[:60].astype(np.float64)))
+        assert set(found) == set(bare) - {"coupling_xx", "coupling_yy", "coupling_xy"}
+        for key, values in found.items():
+            assert values.ravel().tolist() == [pytest.approx(bare[key], rel=1e-4)]
+        assert found["is_drift"].item() == drift
+        model = await load(name)  # it keeps what it chose for its first window
+    for _ in range(2):
+        await answer(model, in_context(X[:20], CONTEXTS[:20]))
+    assert type(model._model._detector.clf.clf).__name__ == "SVC"  # not wrapped, once for each window
+    metadata = await model.metadata()
+    assert [(t.name, t.shape) for t in metadata.inputs] == [("input-0", [-1, 3]), ("c", [-1, 1])]
+
+
+async def test_contexts_that_do_not_fit(load: Load) -> None:
+    model = await load("context", batch_size=2)
+    for request in (tensor(X), in_context(X, CONTEXTS, "context")):
+        names = [made.name for made in request.inputs]
+        assert await refused(model, request) == (
+            "the detector compares rows in their contexts: it takes two inputs, 'c' with the contexts "
+            f"and one with the rows, not {names}"
+        )
+    assert await refused(model, in_context(X, CONTEXTS[:5])) == (
+        "input 'c' holds 5 contexts, but input 'x' has 200 rows"
+    )
+    assert "input 'c' has 3 features per row" in await refused(model, in_context(X, X))
+    assert "input 'x' has 2 features per row" in await refused(model, in_context(X[:, :2], CONTEXTS))
+    assert (await answer(model, in_context(X[:30], CONTEXTS[:30]))).outputs == []
+    found = await detect(model, in_context(X[30:60], CONTEXTS[30:60]))
+    assert found["is_drift"].item() == 0
+
+
+async def test_what_the_library_cannot_do(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn
+
+    monkeypatch.setattr(sklearn, "__version__", "1.8.0")
+    with pytest.raises(
+        MLServerError, match=r"needs scikit-learn below 1\.8, and 1\.8\.0 is installed"
+    ) as caught:
+        await load("context")
+    assert caught.value.status_code == 400
+    with pytest.raises(MLServerError, match="it has no threshold: call `infer_threshold` before it is saved"):
+        await load("unfinished")
+
+
+# --- metrics -----------------------------------------------------------------------------------------------
 
 
 async def test_drift_is_a_metric(load: Load) -> None:

@@ -32,6 +32,8 @@ _MOST_MEMORY = 512 << 20
 _BLOCK = 1 << 20
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".pth")
 MLMODEL = "MLmodel"
+_LOADERS_OF_CODE = ("mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model")
+_CODE_PATH = "model_code_path"
 
 
 @dataclass(slots=True)
@@ -205,6 +207,9 @@ def _mlflow(file: IO[bytes], path: str) -> tuple[str, Contents]:
         return "MLflow", Contents(undecided=[f"it cannot be read: {type(exc).__name__}: {exc}"])
     if str(loader).partition(".")[0] != "mlflow":
         found.names.add(f"{loader}._load_pyfunc")
+    elif loader in _LOADERS_OF_CODE and str(flavours["python_function"].get(_CODE_PATH)).endswith(".py"):
+        # It keeps the path that the code had when it was saved, and loads the file of that name beside it.
+        del flavours["python_function"][_CODE_PATH]
     waiting = [flavours]
     while waiting:
         value = waiting.pop()

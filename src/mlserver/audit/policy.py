@@ -156,7 +156,8 @@ def check_artefact(model: ModelSettings, path: str, *, code: bool = False) -> No
             policy, model, f"{path} is not on this machine yet, so what it runs cannot be told", policy.pins
         )
         return
-    alone = os.path.isfile(path)
+    # MLflow's file stands for its folder.
+    alone = os.path.isfile(path) and os.path.basename(path) != files.MLMODEL
     for file in _inspected(policy, model, artefact_files(path, code=code)):
         file.is_model = file.is_model or alone
         _judge(policy, model, file)

@@ -34,7 +34,8 @@ def audit_folder(folder: str, as_json: bool, pin: bool) -> None:
     if pin:
         click.echo(json.dumps(_pins(reports), indent=2))
         for file in (file for report in reports for file in report.loads):
-            doubts = [*map(shown, grouped(file.names)["dangerous"]), *file.undecided]
+            dangerous = [*map(shown, grouped(file.names)["dangerous"])]
+            doubts = [f"it may run {', '.join(dangerous)}"] if dangerous else file.undecided
             if doubts:
                 click.echo(f"Warning: look at {file.path} before you trust it: {doubts[0]}", err=True)
     elif as_json:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 
 from mlserver.recognition.artefact import Artefact, Unrecognised
@@ -85,9 +87,10 @@ def _pickle(path: str) -> Artefact:
 
 def _skops(path: str) -> Artefact:
     try:
-        with zipfile.ZipFile(path) as archive:
-            schema = archive.read("schema.json").decode("utf-8", "replace")
-    except (zipfile.BadZipFile, KeyError):
+        with zipfile.ZipFile(path) as archive, archive.open("schema.json") as file:
+            schema = file.read(_HEAD).decode("utf-8", "replace")
+    # Of another kind, encrypted, compressed in a way that is not known, or broken.
+    except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, zlib.error, lzma.LZMAError):
         raise Unrecognised(path, "by its name a file of skops, by its content none") from None
     version = _SKLEARN_VERSION_SKOPS.search(schema)
     saved_with = {} if version is None else {"scikit-learn": version[1]}

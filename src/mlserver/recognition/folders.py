@@ -99,7 +99,9 @@ def _only_one_below(folder: str) -> Artefact | None:
 def _entries_below(folder: str) -> Iterator[str]:
     """Files at any depth, and folders that are a model as a whole, which are not looked into."""
     for parent, folders, files in os.walk(folder):
-        yield from (os.path.join(parent, name) for name in sorted(files) if not name.startswith("."))
+        for path in (os.path.join(parent, name) for name in sorted(files) if not name.startswith(".")):
+            if os.path.isfile(path) or os.path.islink(path):  # and not a pipe, whose reader waits for ever
+                yield path
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         for name in list(folders):
             below = os.path.join(parent, name)
@@ -120,7 +122,7 @@ def _whole_folder(folder: str) -> Artefact | None:
         return None
     if names & _SETTINGS:
         return None
-    if _MLMODEL in names:
+    if os.path.isfile(os.path.join(folder, _MLMODEL)):
         return _mlflow(folder)
     config = _config(folder)
     return None if config is None else _huggingface(folder, config)
@@ -143,6 +145,8 @@ def _config(folder: str) -> dict[str, Any] | None:
 
 def _huggingface(folder: str, config: dict[str, Any]) -> Artefact:
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        architectures = [architectures]
     tasks = [task for name in architectures for pattern, task in _TASKS if pattern.fullmatch(str(name))]
     if not tasks:
         kind = ", ".join(map(str, architectures)) or config.get("model_type")
@@ -169,10 +173,12 @@ def _mask_token(folder: str) -> str:
 
 def _read_json(path: str) -> dict[str, Any]:
     """The object in a file; an empty one where there is none."""
+    if not os.path.isfile(path):
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

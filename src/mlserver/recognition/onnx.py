@@ -31,7 +31,7 @@ def describe_onnx(path: str) -> str | None:
     if not isinstance(version, int) or _GRAPH not in fields:
         return None
     producer = " ".join(filter(None, (_text(fields.get(key)) for key in (_PRODUCER, _PRODUCER_VERSION))))
-    return f"made by {producer or 'an unknown tool'}, IR {version}, opset {', '.join(sorted(opsets))}"
+    return f"made by {producer or 'an unknown tool'}, IR {version}, opset {', '.join(sorted(set(opsets)))}"
 
 
 def _opset(content: bytes) -> str:
@@ -49,6 +49,8 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int | bytes]]:
     while file.tell() < size:
         tag = _varint(file)
         number, wire = tag >> 3, tag & 7
+        if number == 0:
+            raise ValueError("no field has the number 0")  # such as of a file that was never written
         if wire == 0:
             yield number, _varint(file)
         elif wire == 2:
