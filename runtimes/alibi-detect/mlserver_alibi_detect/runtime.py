@@ -45,7 +45,7 @@ HEADER_METHOD = "x-seldon-alibi-method"
 DRIFT_METRIC = "seldon_model_drift"
 
 _DRIFT = "is_drift"
-_MISFITS: tuple[type[Exception], ...] = (TypeError, ValueError, IndexError, RuntimeError)
+_MISFITS: tuple[type[Exception], ...] = (TypeError, ValueError, IndexError, RuntimeError, AttributeError)
 
 
 class AlibiDetectRuntime(MLModel):
@@ -164,7 +164,7 @@ class AlibiDetectRuntime(MLModel):
         parameters = self._detect_settings.predict_parameters
         try:
             result = look(self._model, window, parameters)
-        except (*_MISFITS, *_tensorflow_errors(), AttributeError) as exc:
+        except (*_MISFITS, *_tensorflow_errors()) as exc:
             if isinstance(exc, AttributeError) and not isinstance(window.rows, list):
                 raise
             # What is known of the rows was compared before; the detector is fixed. What is left is what the
