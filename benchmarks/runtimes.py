@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from subjects import BUILDERS, FEATURES, Subject
 
+from mlserver.context import model_context
 from mlserver.executor import Call, Executor
 from mlserver.grpc.converters import ModelInferRequestConverter
 
@@ -54,7 +55,8 @@ async def measure(subject: Subject, rows: int, seconds: float) -> dict[str, floa
         return subject.bare(values)
 
     async def in_process() -> Any:
-        return await model.predict(subject.encode(values))
+        with model_context(model.settings):
+            return await model.predict(subject.encode(values))
 
     async def run(call: Call) -> Any:
         (reply,) = await executor.run([call])
