@@ -253,10 +253,23 @@ def _without_nan(value: Any) -> Any:
 
 def _to_frame(tensors: list[Any]) -> pd.DataFrame:
     columns = {tensor.name: _to_column(tensor) for tensor in tensors}
-    if len({len(column) for column in columns.values()}) > 1:
-        columns = {name: pd.Series(column) for name, column in columns.items()}
-    frame: pd.DataFrame = pd.DataFrame(columns)
+    frame: pd.DataFrame
+    arrays = list(columns.values())
+    if len({len(column) for column in arrays}) > 1:
+        frame = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
+    elif _alike(arrays):
+        frame = pd.DataFrame(np.array(arrays).T, columns=list(columns), copy=False)
+    else:
+        frame = pd.DataFrame(columns)
     return frame
+
+
+def _alike(columns: list[Any]) -> bool:
+    """Whether these are arrays of numbers of one dtype, which make a frame at half the cost of others."""
+    first = columns[0] if columns else None
+    if not isinstance(first, np.ndarray) or first.dtype.kind not in "biuf":
+        return False
+    return all(isinstance(column, np.ndarray) and column.dtype == first.dtype for column in columns)
 
 
 def _to_column(tensor: RequestInput | ResponseOutput) -> Any:
