@@ -531,6 +531,7 @@ def sides(workload: Workload) -> dict[str, Side]:
     every = (
         Side(OURS, "this project, no workers", _mlserver(ours, 0, hard_stop=False), ours, both),
         Side("ours-1w", "this project, one worker", _mlserver(ours, 1, hard_stop=False), ours, both),
+        Side("ours-2w", "this project, two workers", _mlserver(ours, 2, hard_stop=False), ours, both),
         # After load it was seen not to leave on SIGTERM.
         Side(REFERENCE, "MLServer, no workers", _mlserver(theirs, 0, hard_stop=True), theirs, both),
         Side("mlserver-1w", "MLServer, one worker", _mlserver(theirs, 1, hard_stop=True), theirs, both),

@@ -233,6 +233,52 @@ def alibi_detect(folder: Path) -> Subject:
     )
 
 
+def alibi_explain(folder: Path) -> Subject:
+    """Shapley values of a forest; the bare call makes the same text of them."""
+    import joblib
+    from alibi.explainers import TreeShap
+    from mlserver_alibi_explain import AlibiExplainRuntime
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(n_estimators=TREES, max_depth=4, random_state=0).fit(*_classes())
+    explainer = TreeShap(forest).fit()
+    explainer.save(folder / "explainer")
+    joblib.dump(forest, folder / "model.joblib")
+
+    def bare(values: Any) -> Any:
+        return explainer.explain(values).to_json()
+
+    settings = {
+        "uri": str(folder / "explainer"),
+        "extra": {
+            "explainer_type": "tree_shap",
+            "infer_uri": str(folder / "model.joblib"),
+            "explainer_batch": True,
+        },
+    }
+    return Subject(
+        AlibiExplainRuntime, settings, bare, _matrix, NumpyRequestCodec.encode_request, comparable=False
+    )
+
+
+def tempo(folder: Path) -> Subject:
+    """A pipeline without children: what Tempo does of its own is part of what is added."""
+    import mlserver_tempo  # noqa: F401  lets Tempo be imported beside pydantic 2
+    import tempo as mlops_tempo
+    from tempo.mlserver import InferenceRuntime
+    from tempo.serve.utils import pipeline
+
+    @pipeline(name="double", local_folder=str(folder))
+    def doubled(payload: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return payload * 2
+
+    mlops_tempo.save(doubled, save_env=False)
+    return Subject(
+        InferenceRuntime, {"uri": str(folder)}, lambda values: values * 2, _matrix, _named("payload")
+    )
+
+
 BUILDERS: tuple[Callable[[Path], Subject], ...] = (
-    *(sklearn, xgboost, lightgbm, catboost, onnx, torch, function, huggingface, mlflow, mllib, alibi_detect),
+    *(sklearn, xgboost, lightgbm, catboost, onnx, torch, function, huggingface, mlflow, mllib),
+    *(alibi_detect, alibi_explain, tempo),
 )

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -37,6 +38,8 @@ __all__ = ["PandasCodec"]
 
 # Floats hold every integer up to here.
 _EXACT_IN_FLOAT: Final = 2**53
+# Requests of so many kinds are remembered.
+_MOST_LABELS: Final = 64
 
 
 class PandasCodec(RequestCodec):
@@ -258,10 +261,18 @@ def _to_frame(tensors: list[Any]) -> pd.DataFrame:
     if len({len(column) for column in arrays}) > 1:
         frame = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     elif _alike(arrays):
-        frame = pd.DataFrame(np.array(arrays).T, columns=list(columns), copy=False)
+        joined = np.concatenate(arrays).reshape(len(arrays), -1).T
+        frame = pd.DataFrame(joined, columns=_labels(tuple(columns)).view(), copy=False)
     else:
         frame = pd.DataFrame(columns)
     return frame
+
+
+@lru_cache(_MOST_LABELS)
+def _labels(names: tuple[str, ...]) -> pd.Index[str]:
+    """What columns are called; making an index costs as much as the rest of a small frame."""
+    labels: pd.Index[str] = pd.Index(names)
+    return labels
 
 
 def _alike(columns: list[Any]) -> bool:
