@@ -1,7 +1,8 @@
 """The Alibi Explain runtime: why a model answered as it did.
 
-Black boxes are asked over V2, wherever they are served; white boxes are read from their files. An explanation
-runs in a thread, one at a time, since explainers keep what they are working on in themselves.
+Black boxes are asked over V2, wherever they are served; white boxes are read from their files. Explanations
+are made one at a time, since explainers keep what they are working on in themselves. Those of black boxes
+wait for another model most of the time, and do so in a thread of their own.
 """
 
 from __future__ import annotations
@@ -191,7 +192,9 @@ class AlibiExplainRuntime(MLModel):
         """The explanation of a request, as JSON."""
         parameters = self._parameters_of(payload)
         data = self._decode(payload)
-        return await asyncio.to_thread(self._explain_alone, payload, data, parameters)
+        if self._kind.black_box:
+            return await asyncio.to_thread(self._explain_alone, payload, data, parameters)
+        return self._explain_alone(payload, data, parameters)
 
     def _explain_alone(self, payload: InferenceRequest, data: Any, parameters: dict[str, Any]) -> str:
         with self._busy:

@@ -22,10 +22,12 @@ WELLKNOWN_MODEL_FILENAMES = ("model.pt2", "model.pt", "model.safetensors")
 
 # What PyTorch says of tensors that do not fit. Memory and devices are the server's own affair.
 _OF_INPUTS = re.compile(
-    r"guard failed|\bshapes?\b|\bsizes?\b|must match|\bdimensions?\b|\bdtypes?\b|scalar type"
-    r"|out of range|out of bounds|at least \dD|expected .*\b(input|tensor)",
+    r"guard failed|\bshapes?\b|\bsizes?\b|must match|\bdimensions?\b|\bdtypes?\b|\branks?\b|scalar type"
+    r"|out of range|out of bounds|\b\dD\b|should contain|to unpack|elements in a list"
+    r"|expected .*\b(input|tensor)",
     re.IGNORECASE,
 )
+_ERROR_NAMES = re.compile(r"^(\s*(builtins\.)?\w+(Error|Exception): )+")
 # PyTorch keeps what it is reading in a global: programs are read one after the other.
 _READING = threading.Lock()
 _OF_MACHINE = re.compile(r"\bcuda\b|out of memory|allocate|\bdevice", re.IGNORECASE)
@@ -169,9 +171,11 @@ class TorchModel(TensorModel):
         return tensor.to(device=self._device, dtype=dtype)
 
     def _refusal(self, exc: Exception) -> str | None:
-        if not isinstance(exc, (RuntimeError, IndexError, AssertionError)):
+        # A script that raises by itself says so of its inputs: all else about it is fixed.
+        raised = isinstance(exc, torch.jit.Error)
+        if not raised and not isinstance(exc, (RuntimeError, IndexError, AssertionError, ValueError)):
             return None
         # TorchScript tells the way to the error first, and what it was in the last line.
         lines = [line for line in str(exc).strip().splitlines() if line.strip()]
-        text = lines[-1].removeprefix("RuntimeError: ") if lines else ""
-        return text if _OF_INPUTS.search(text) and not _OF_MACHINE.search(text) else None
+        text = _ERROR_NAMES.sub("", lines[-1]) if lines else type(exc).__name__
+        return text if (raised or _OF_INPUTS.search(text)) and not _OF_MACHINE.search(text) else None

@@ -318,6 +318,76 @@ async def test_bad_inputs_of_what_declares_nothing(tmp_path: Path, linear: Linea
     assert "index out of range" in await refused(await serve(tmp_path), request(ids=np.array([9])))
 
 
+class Normalised(nn.BatchNorm1d):
+    def __init__(self) -> None:
+        super().__init__(3)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(3, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
+class Products(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(x, x)
+
+
+class Strict(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.dim() != 3, "no cubes"
+        if x.dim() == 4:
+            raise ValueError("neither more")
+        return x
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, width = x.shape
+        return x.reshape(rows * width)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "text"),
+    [
+        (Normalised, (2, 4), "running_mean should contain 4 elements not 3"),
+        (Normalised, (2, 3, 4, 5), "expected 2D or 3D input (got 4D input)"),
+        (Recurrent, (1, 2, 3, 3), "LSTM: Expected input to be 2D or 3D, got 4D instead"),
+        (Products, (2, 3), "batch1 must be a 3D tensor"),
+        (Pair, (2, 3, 4), None),
+    ],
+)
+async def test_odd_ranks(tmp_path: Path, module: type[nn.Module], shape: tuple[int, ...], text: str) -> None:
+    """As a script and as a class, whose errors are of other types."""
+    script(module().eval(), tmp_path / "model.pt")
+    as_script = await refused(await serve(tmp_path), request(**{_input_of(module): f4(*shape)}))
+    assert as_script.startswith(f"the inputs ('{_input_of(module)}' {list(shape)}) do not suit the model: ")
+    assert text is None or as_script.endswith(text)
+    (tmp_path / "model.pt").unlink()
+    save_file(module().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "nets.py").write_text(f"from {__name__} import {module.__name__} as Net")
+    as_class = await refused(
+        await serve(tmp_path, {"module": "nets.Net"}), request(**{_input_of(module): f4(*shape)})
+    )
+    assert "do not suit the model: " in as_class
+    assert text is None or as_class.endswith(text)
+
+
+def _input_of(module: type[nn.Module]) -> str:
+    return "input" if module is Normalised else "x"
+
+
+@pytest.mark.parametrize(("rank", "text"), [(3, "no cubes"), (4, "neither more")])
+async def test_scripts_that_raise(tmp_path: Path, rank: int, text: str) -> None:
+    script(Strict(), tmp_path / "model.pt")
+    refusal = await refused(await serve(tmp_path), request(x=f4(*[2] * rank)))
+    assert refusal == f"the inputs ('x' {[2] * rank}) do not suit the model: {text}"
+
+
 async def test_faults_of_the_model_stay_its_own(tmp_path: Path, linear: Linear) -> None:
     save_file(linear.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "nets.py").write_text(CODE)
