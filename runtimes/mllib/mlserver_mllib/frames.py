@@ -98,6 +98,7 @@ class FrameModel:
         self._spark = spark
         self.needed, self._complete = needed(model)
         self._by_name = {column.name: column for column in self.needed}
+        self._numbers = {column.name for column in self.needed if column.kind == NUMBER}
         self.rows_independent = rows_independent(model)
         self._last = last_outputs(model)
         self._transform = _transform_of(model, spark)
@@ -220,7 +221,7 @@ class FrameModel:
                 plan.made.update((field.name, field.dataType.typeName()) for field in frame.schema.fields)
         except (PySparkException, Py4JJavaError) as exc:
             # What is refused before there is data is the form of the request: the model is the same for all.
-            raise InferenceError(f"the request does not suit the model: {_first_line(exc)}") from exc
+            raise self._misfit(columns, _first_line(exc)) from exc
         given = {column.name for column in columns}
         there = [name for name in plan.made if name != _ROW]
         names = list(asked) or [name for name in self._last if name in there]
@@ -235,10 +236,16 @@ class FrameModel:
             text = _refusal(str(exc))
             if text is None:
                 raise
-            raise InferenceError(f"the request does not suit the model: {text}") from exc
+            raise self._misfit(columns, text) from exc
         if ordered:
             rows.sort(key=lambda row: row[-1])
         return [_encode(name, [row[at] for row in rows]) for at, name in enumerate(names)]
+
+    def _misfit(self, columns: list[_Values], text: str) -> InferenceError:
+        """What Spark says of a request; beside it the inputs that are most likely meant."""
+        wide = [c.name for c in columns if c.vector and c.name in self._numbers]
+        several = f"{quoted(wide)} with several numbers a row, where the model expects one: " if wide else ""
+        return InferenceError(f"the request does not suit the model: {several}{text}")
 
     def _frame(self, columns: list[_Values]) -> tuple[_Plan, Any]:
         key = tuple((column.name, str(column.values.type), column.vector) for column in columns)

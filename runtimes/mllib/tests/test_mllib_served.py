@@ -169,6 +169,10 @@ _CASES = {
         "missing column": (_flats(city=None), "lacks 'city'"),
         "extra column": (_flats(colour=tensor("colour", [[1.0], [2.0]])), "unknown 'colour'"),
         "rank 3": (_flats(size=tensor("size", np.ones((2, 1, 1)))), r"'size' has shape \[2, 1, 1\]"),
+        "two numbers a row": (
+            _flats(size=tensor("size", [[30.0, 1.0], [99.0, 1.0]])),
+            "'size' with several numbers",
+        ),
         "texts of rank 3": (
             _flats(city=tensor("city", [[["Rome"]], [["Oslo"]]], "BYTES")),
             r"'city' has shape \[2, 1, 1\]",
