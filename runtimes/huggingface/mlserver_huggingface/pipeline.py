@@ -226,7 +226,10 @@ class LoadedPipeline:
             return None
         limit = min(limits)
         # Positions that the model does not have are an index out of range.
-        asked = ask.kwargs.get("max_new_tokens", 0) if isinstance(exc, IndexError) else 0
+        asked = written = 0
+        if isinstance(exc, IndexError):
+            asked = ask.kwargs.get("max_new_tokens", 0)
+            written = asked or self._written_by_default()
         for index, row in enumerate(ask.rows):
             if not isinstance(row, str):
                 continue
@@ -241,7 +244,24 @@ class LoadedPipeline:
                     f"input 'max_new_tokens' is {asked}, but text {index} has {tokens} tokens already, "
                     f"and the model takes {limit}"
                 )
+            if tokens + written > limit:
+                return InferenceError(
+                    f"{ask.names}: text {index} has {tokens} tokens, and the model takes {limit}, but by "
+                    f"default {written} are added: ask for fewer with `max_new_tokens`"
+                )
         return None
+
+    def _written_by_default(self) -> int:
+        """How many tokens the pipeline adds to a text at most if it is not told; 0 where nothing says."""
+        for source in (
+            getattr(self.pipe.model, "generation_config", None),
+            getattr(self.pipe, "generation_config", None),
+            getattr(self.pipe, "_default_generation_config", None),
+        ):
+            count = getattr(source, "max_new_tokens", None)
+            if count:
+                return int(count)
+        return 0
 
 
 class _Stop(transformers.StoppingCriteria):  # type: ignore[misc]

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import transformers
 from huggingface_asking import Serve, request, rows, tensor
 
 from mlserver.errors import MLServerError
@@ -126,6 +127,16 @@ WORDS = "the quick brown fox"
 async def test_refusals(serve: Serve, task: str, asked: InferenceRequest, match: str) -> None:
     model = await serve(task)
     with pytest.raises(MLServerError, match=match) as caught:
+        await model.predict(asked)
+    assert caught.value.status_code == 400
+
+
+async def test_no_room_for_what_is_written_by_default(serve: Serve) -> None:
+    if not hasattr(transformers.Pipeline, "_default_generation_config"):
+        pytest.skip("pipelines of this release write a few tokens by default")
+    model = await serve("text-generation")
+    asked = request(tensor("do_sample", [False]), array_inputs=["a" * 40], min_new_tokens=250)
+    with pytest.raises(MLServerError, match=r"by default \d+ are added.*`max_new_tokens`") as caught:
         await model.predict(asked)
     assert caught.value.status_code == 400
 
