@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from mlserver.codecs.base import without_none
 from mlserver.codecs.decorator import SignatureCodec
 from mlserver.errors import InferenceError, MLServerError, OutputNotFound
 from mlserver.model import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse
+
+if TYPE_CHECKING:
+    from mlserver.signature import TensorSpec
 
 __all__ = ["FunctionModel", "from_function"]
 
@@ -30,6 +34,7 @@ class FunctionModel(MLModel):
         missing = [f"'{name}'" for name in self._required if name not in arguments]
         if missing:
             raise InferenceError(f"the request lacks input{'s'[: len(missing) > 1]} {', '.join(missing)}")
+        self._check_shapes(payload)
         returned = type(self).function(**arguments)
         if inspect.isawaitable(returned):
             returned = await returned
@@ -37,6 +42,25 @@ class FunctionModel(MLModel):
             return self._codec.encode_response(self.name, returned, self.version)
         except OutputNotFound as exc:
             raise MLServerError(str(exc), 500) from exc  # the function did not keep to its own hint
+
+    @cached_property
+    def _declared(self) -> dict[str, TensorSpec]:
+        if not self.settings.inputs:
+            return {}
+        from mlserver.signature import TensorSpec
+
+        return {tensor.name: TensorSpec.declared(tensor) for tensor in self.settings.inputs}
+
+    def _check_shapes(self, payload: InferenceRequest) -> None:
+        """Hints say nothing of shapes, but settings may. Raises InferenceError naming an input."""
+        for tensor in payload.inputs if self._declared else ():
+            spec = self._declared.get(tensor.name)
+            # Texts are lists to a function, in whatever shape they come.
+            if spec is not None and tensor.datatype != "BYTES" and not spec.fits(tuple(tensor.shape)):
+                raise InferenceError(
+                    f"input '{tensor.name}' has shape {list(tensor.shape)}, "
+                    f"but the model expects {spec.shown_shape()}"
+                )
 
 
 @overload

@@ -16,7 +16,7 @@ from mlserver import MLModel, ModelSettings
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import CodecError, CodecNotFound, InferenceError, InputsNotFound, MLServerError
 from mlserver.model import promises
-from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, RequestInput
 from tests.docs.pages import DOCS, blocks
 from tests.running import process, serving, write_model
 
@@ -109,6 +109,31 @@ async def test_requests_that_do_not_fit() -> None:
     tensor = RequestInput(name="a", datatype="FP32", shape=[2], data=[1])
     with pytest.raises(CodecError, match="'a': the tensor has shape"):
         await model(ModelSettings(name="m", implementation=model)).predict(InferenceRequest(inputs=[tensor]))
+
+
+async def test_shapes_that_settings_declare() -> None:
+    declared = [
+        MetadataTensor(name="x", datatype="FP64", shape=[-1, 2]),
+        MetadataTensor(name="names", datatype="BYTES", shape=[-1]),
+    ]
+
+    @mlserver.from_function
+    def model(x: np.ndarray, y: np.ndarray, names: list[str]) -> np.ndarray:
+        return x * y
+
+    served = model(ModelSettings(name="m", implementation=model, inputs=declared))
+
+    async def asked(*shape: int) -> InferenceResponse:
+        arrays = {"x": np.ones(shape), "y": np.ones(1)}
+        inputs = [NumpyCodec.encode_input(name, array) for name, array in arrays.items()]
+        inputs.append(StringCodec.encode_input("names", ["a"]))
+        return await served.predict(InferenceRequest(inputs=inputs))
+
+    assert (await asked(3, 2)).outputs[0].shape == [3, 2]
+    for shape in ((3, 1), (2, 3, 2), (4, 3)):
+        with pytest.raises(InferenceError) as caught:
+            await asked(*shape)
+        assert str(caught.value) == f"input 'x' has shape {list(shape)}, but the model expects [?, 2]"
 
 
 async def test_a_function_that_breaks_its_own_promise() -> None:

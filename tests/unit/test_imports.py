@@ -22,9 +22,10 @@ LAYERS = [
     {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"}
     | {"audit"},
     {"metrics", "model", "batching", "tls"},
-    {"listening", "artefact", "function"},
+    {"listening", "artefact"},
     {"tabular"},
     {"signature"},
+    {"function"},
     {"grpc._define"},
     {"grpc.dataplane_pb2", "grpc.model_repository_pb2", "grpc.health_pb2"}
     | {"grpc.reflection_pb2", "grpc.reflection_v1alpha_pb2"},
