@@ -262,6 +262,7 @@ def _to_frame(tensors: list[Any]) -> pd.DataFrame:
         frame = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     elif _alike(arrays):
         joined = np.concatenate(arrays).reshape(len(arrays), -1).T
+        # A view of the labels, since user code may give them a name.
         frame = pd.DataFrame(joined, columns=_labels(tuple(columns)).view(), copy=False)
     else:
         frame = pd.DataFrame(columns)
