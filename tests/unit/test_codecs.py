@@ -779,6 +779,17 @@ def test_columns_that_cannot_be_encoded_are_named(series: Any) -> None:
         PandasCodec.encode_outputs(pd.DataFrame({"colour": series}))
 
 
+def test_frames_share_nothing() -> None:
+    """Labels are made once for all requests that name the same columns."""
+    request = PandasCodec.encode_request(pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}))
+    first = PandasCodec.decode_request(request)
+    first.columns.name = "mine"
+    first["c"] = first.pop("a")
+    second = PandasCodec.decode_request(request)
+    assert (list(second.columns), second.columns.name) == (["a", "b"], None)
+    assert second.to_numpy().tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
 def test_labels_become_text() -> None:
     frame = pd.DataFrame([[1, 2]])
     assert [output.name for output in PandasCodec.encode_outputs(frame)] == ["0", "1"]
