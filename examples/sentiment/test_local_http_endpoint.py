@@ -14,7 +14,7 @@ import urllib.request
 SENTENCES = [
     "I loved every minute of it.",
     "The soup was cold and the waiter was rude.",
-    "Not bad at all, I would come back.",
+    "Not bad at all, I would happily come back.",
     "I can't say that I enjoyed it.",
 ]
 

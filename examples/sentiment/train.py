@@ -38,17 +38,18 @@ MAX_TOKENS = 128
 @dataclass(frozen=True)
 class Recipe:
     seed: int = 0
-    vocabulary: int = 5000
+    vocabulary: int = 8000
     dim: int = 128
     layers: int = 2
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.2
     batch_size: int = 64
-    steps: int = 2400
-    phrases_only_steps: int = 300
-    harder_until_step: int = 500
+    steps: int = 3500
+    phrases_only_steps: int = 1400
+    """What turns an opinion around is learned from phrases, of which there is no end, before words are from sentences."""
+    harder_until_step: int = 900
     """Negation and contrast enter the phrases step by step until here."""
-    phrase_share: float = 0.3
+    phrase_share: float = 0.2
     """Of a batch, after the first steps."""
     masked_tokens: float = 0.1
     learning_rate: float = 1e-3
