@@ -27,8 +27,8 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, DistilBertTokenizer
 
 HERE = Path(__file__).parent
-# What the recipe aims at. The same recipe comes out a few rows of a hundred better or worse with another release of
-# transformers or another processor, which is no error; a model below the second is.
+# What the recipe aims at. The same recipe comes out a row of a hundred better or worse each time, since the vocabulary
+# does not come out the same, which is no error; a model below the second is.
 GOOD_ACCURACY, REQUIRED_ACCURACY = 0.85, 0.80
 # Rows next to each other often differ in a few words only, so whole blocks go to one side of a split.
 BLOCK_ROWS, SPLIT = 20, 6
@@ -234,7 +234,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     arguments = parser.parse_args()
     recipe = Recipe(seed=arguments.seed)
-    torch.set_num_threads(2)  # sums depend on the order of their parts: equal runs give equal models
+    torch.set_num_threads(2)  # more would wait for each other, at this size
 
     rows = labelled(read_rows(HERE / "data" / "train.tsv"))
     if arguments.validate:
