@@ -535,6 +535,7 @@ def sides(workload: Workload) -> dict[str, Side]:
         # After load it was seen not to leave on SIGTERM.
         Side(REFERENCE, "MLServer, no workers", _mlserver(theirs, 0, hard_stop=True), theirs, both),
         Side("mlserver-1w", "MLServer, one worker", _mlserver(theirs, 1, hard_stop=True), theirs, both),
+        Side("mlserver-2w", "MLServer, two workers", _mlserver(theirs, 2, hard_stop=True), theirs, both),
         Side(
             "triton", "Triton, python backend", _triton, lambda: _peer("triton").python, ("nvidia-pytriton",)
         ),

@@ -56,11 +56,11 @@ class FunctionModel(MLModel):
         for tensor in payload.inputs if self._declared else ():
             spec = self._declared.get(tensor.name)
             # Texts are lists to a function, in whatever shape they come.
-            if spec is not None and tensor.datatype != "BYTES" and not spec.fits(tuple(tensor.shape)):
-                raise InferenceError(
-                    f"input '{tensor.name}' has shape {list(tensor.shape)}, "
-                    f"but the model expects {spec.shown_shape()}"
-                )
+            if spec is None or tensor.datatype == "BYTES":
+                continue
+            fault = spec.misfit(tuple(tensor.shape))
+            if fault is not None:
+                raise InferenceError(f"input '{tensor.name}' {fault}")
 
 
 @overload

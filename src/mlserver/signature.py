@@ -72,6 +72,12 @@ class TensorSpec:
             )
         )
 
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with a shape, in words that follow the name of the tensor; None where it fits."""
+        if self.fits(shape):
+            return None
+        return f"has shape {list(shape)}, but the model expects {self.shown_shape()}"
+
     def shown_shape(self) -> str:
         """The shape for a message, such as `[batch, 3, ?]`."""
         return f"[{', '.join('?' if d is None else str(d) for d in self.shape or ())}]"
@@ -182,8 +188,9 @@ class Signature:
 
         sizes: for names of dimensions that were met, the input that told their size, and that.
         """
-        if not spec.fits(shape):
-            return f"has shape {list(shape)}, but the model expects {spec.shown_shape()}"
+        fault = spec.misfit(shape)
+        if fault is not None:
+            return fault
         if shape and shape[0] == 0:
             return f"is empty (shape {list(shape)})"
         for size, dimension in zip(shape, spec.shape or (), strict=False):

@@ -226,10 +226,8 @@ class LoadedPipeline:
             return None
         limit = min(limits)
         # Positions that the model does not have are an index out of range.
-        asked = written = 0
-        if isinstance(exc, IndexError):
-            asked = ask.kwargs.get("max_new_tokens", 0)
-            written = asked or self._written_by_default()
+        asked = ask.kwargs.get("max_new_tokens", 0)
+        written = (asked or self._written_by_default()) if isinstance(exc, IndexError) else 0
         for index, row in enumerate(ask.rows):
             if not isinstance(row, str):
                 continue
@@ -239,16 +237,17 @@ class LoadedPipeline:
                     f"{ask.names}: text {index} has {tokens} tokens, the model takes {limit}; "
                     "shorten it, or ask with `truncation`"
                 )
-            if tokens + asked > limit:
+            if tokens + written <= limit:
+                continue
+            if asked:
                 return InferenceError(
                     f"input 'max_new_tokens' is {asked}, but text {index} has {tokens} tokens already, "
                     f"and the model takes {limit}"
                 )
-            if tokens + written > limit:
-                return InferenceError(
-                    f"{ask.names}: text {index} has {tokens} tokens, and the model takes {limit}, but by "
-                    f"default {written} are added: ask for fewer with `max_new_tokens`"
-                )
+            return InferenceError(
+                f"{ask.names}: text {index} has {tokens} tokens, and the model takes {limit}, but by "
+                f"default {written} are added: ask for fewer with `max_new_tokens`"
+            )
         return None
 
     def _written_by_default(self) -> int:

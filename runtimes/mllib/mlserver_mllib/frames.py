@@ -98,7 +98,6 @@ class FrameModel:
         self._spark = spark
         self.needed, self._complete = needed(model)
         self._by_name = {column.name: column for column in self.needed}
-        self._numbers = {column.name for column in self.needed if column.kind == NUMBER}
         self.rows_independent = rows_independent(model)
         self._last = last_outputs(model)
         self._transform = _transform_of(model, spark)
@@ -243,7 +242,8 @@ class FrameModel:
 
     def _misfit(self, columns: list[_Values], text: str) -> InferenceError:
         """What Spark says of a request; beside it the inputs that are most likely meant."""
-        wide = [c.name for c in columns if c.vector and c.name in self._numbers]
+        numbers = {column.name for column in self.needed if column.kind == NUMBER}
+        wide = [column.name for column in columns if column.vector and column.name in numbers]
         several = f"{quoted(wide)} with several numbers a row, where the model expects one: " if wide else ""
         return InferenceError(f"the request does not suit the model: {several}{text}")
 
