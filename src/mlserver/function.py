@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
+import numpy as np
+
 from mlserver.codecs.base import without_none
 from mlserver.codecs.decorator import SignatureCodec
 from mlserver.errors import InferenceError, MLServerError, OutputNotFound
@@ -34,7 +36,7 @@ class FunctionModel(MLModel):
         missing = [f"'{name}'" for name in self._required if name not in arguments]
         if missing:
             raise InferenceError(f"the request lacks input{'s'[: len(missing) > 1]} {', '.join(missing)}")
-        self._check_shapes(payload)
+        self._fit_shapes(arguments)
         returned = type(self).function(**arguments)
         if inspect.isawaitable(returned):
             returned = await returned
@@ -51,16 +53,16 @@ class FunctionModel(MLModel):
 
         return {tensor.name: TensorSpec.declared(tensor) for tensor in self.settings.inputs}
 
-    def _check_shapes(self, payload: InferenceRequest) -> None:
-        """Hints say nothing of shapes, but settings may. Raises InferenceError naming an input."""
-        for tensor in payload.inputs if self._declared else ():
-            spec = self._declared.get(tensor.name)
-            # Texts are lists to a function, in whatever shape they come.
-            if spec is None or tensor.datatype == "BYTES":
+    def _fit_shapes(self, arguments: dict[str, Any]) -> None:
+        """Hints say nothing of an array's shape, but settings may. Raises InferenceError naming an input."""
+        for name, spec in self._declared.items():
+            array = arguments.get(name)
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
                 continue
-            fault = spec.misfit(tuple(tensor.shape))
+            arguments[name] = array = spec.arranged(array)
+            fault = spec.misfit(array.shape)
             if fault is not None:
-                raise InferenceError(f"input '{tensor.name}' {fault}")
+                raise InferenceError(f"input '{name}' {fault}")
 
 
 @overload

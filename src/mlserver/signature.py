@@ -72,6 +72,11 @@ class TensorSpec:
             )
         )
 
+    def arranged(self, array: Any) -> Any:
+        """The array, without the last dimension of 1 that codecs give scalars and vectors, if it is one."""
+        rank = 2 if self.shape is None else len(self.shape)
+        return array[..., 0] if rank < 2 and array.ndim == rank + 1 and array.shape[-1] == 1 else array
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """What is wrong with a shape, in words that follow the name of the tensor; None where it fits."""
         if self.fits(shape):
@@ -173,9 +178,7 @@ class Signature:
                 f"input '{tensor.name}' has datatype {datatype}, but the model expects {expected}"
             )
         array = _texts(tensor, model) if datatype == "BYTES" else view_of(tensor)
-        rank = 2 if spec.shape is None else len(spec.shape)
-        if rank < 2 and array.ndim == rank + 1 and array.shape[-1] == 1:
-            array = array[..., 0]  # codecs give scalars and vectors a last dimension of 1
+        array = spec.arranged(array)
         fault = self._misfit(tensor.name, array.shape, spec, sizes)
         if fault is not None:
             raise InferenceError(f"input '{tensor.name}' {fault}")

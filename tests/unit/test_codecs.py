@@ -38,6 +38,7 @@ from mlserver.codecs import (
     register_input_codec,
     register_request_codec,
 )
+from mlserver.codecs import pandas as pandas_codec
 from mlserver.codecs.json import (
     JSONEncoderWithArray,
     decode_from_bytelike_json_to_dict,
@@ -788,6 +789,14 @@ def test_frames_share_nothing() -> None:
     second = PandasCodec.decode_request(request)
     assert (list(second.columns), second.columns.name) == (["a", "b"], None)
     assert second.to_numpy().tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_long_labels_are_not_remembered() -> None:
+    """Clients choose them."""
+    frame = pd.DataFrame({"a" * 5000: [1.0], "b": [2.0]})
+    before = pandas_codec._remembered.cache_info().misses
+    assert PandasCodec.decode_request(PandasCodec.encode_request(frame)).equals(frame)
+    assert pandas_codec._remembered.cache_info().misses == before
 
 
 def test_labels_become_text() -> None:

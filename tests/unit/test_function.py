@@ -13,7 +13,7 @@ import pytest
 
 import mlserver
 from mlserver import MLModel, ModelSettings
-from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.codecs import NumpyCodec, PandasCodec, StringCodec
 from mlserver.errors import CodecError, CodecNotFound, InferenceError, InputsNotFound, MLServerError
 from mlserver.model import promises
 from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, RequestInput
@@ -134,6 +134,29 @@ async def test_shapes_that_settings_declare() -> None:
         with pytest.raises(InferenceError) as caught:
             await asked(*shape)
         assert str(caught.value) == f"input 'x' has shape {list(shape)}, but the model expects [?, 2]"
+
+
+async def test_declared_shapes_bind_arrays_alone() -> None:
+    """Codecs send vectors, columns and single values with a last dimension of 1."""
+    declared = [
+        MetadataTensor(name="x", datatype="FP64", shape=[-1]),
+        MetadataTensor(name="times", datatype="INT64", shape=[1]),
+        MetadataTensor(name="a", datatype="FP64", shape=[-1]),
+    ]
+
+    @mlserver.from_function
+    def model(x: np.ndarray, times: int, columns: pd.DataFrame) -> np.ndarray:
+        assert x.ndim == 1
+        return x * times + columns["a"].to_numpy()
+
+    request = PandasCodec.encode_request(pd.DataFrame({"a": [1.0, 2.0]}))
+    request.inputs += [
+        NumpyCodec.encode_input("x", np.ones(2)),
+        NumpyCodec.encode_input("times", np.array([3])),
+    ]
+    assert [tensor.shape for tensor in request.inputs] == [[2, 1], [2, 1], [1, 1]]
+    served = model(ModelSettings(name="m", implementation=model, inputs=declared))
+    assert (await served.predict(request)).outputs[0].data.root == [4.0, 5.0]
 
 
 async def test_a_function_that_breaks_its_own_promise() -> None:

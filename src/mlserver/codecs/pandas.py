@@ -38,8 +38,9 @@ __all__ = ["PandasCodec"]
 
 # Floats hold every integer up to here.
 _EXACT_IN_FLOAT: Final = 2**53
-# Requests of so many kinds are remembered.
+# Labels of so many requests are remembered, if they are no longer than this together.
 _MOST_LABELS: Final = 64
+_LONGEST_LABELS: Final = 4096
 
 
 class PandasCodec(RequestCodec):
@@ -262,18 +263,21 @@ def _to_frame(tensors: list[Any]) -> pd.DataFrame:
         frame = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     elif _alike(arrays):
         joined = np.concatenate(arrays).reshape(len(arrays), -1).T
-        # A view of the labels, since user code may give them a name.
-        frame = pd.DataFrame(joined, columns=_labels(tuple(columns)).view(), copy=False)
+        frame = pd.DataFrame(joined, columns=_labels(tuple(columns)), copy=False)
     else:
         frame = pd.DataFrame(columns)
     return frame
 
 
-@lru_cache(_MOST_LABELS)
 def _labels(names: tuple[str, ...]) -> pd.Index[str]:
     """What columns are called; making an index costs as much as the rest of a small frame."""
-    labels: pd.Index[str] = pd.Index(names)
+    short = sum(map(len, names)) <= _LONGEST_LABELS
+    made = _remembered(names) if short else pd.Index(names)
+    labels: pd.Index[str] = made.view()  # user code may give them a name
     return labels
+
+
+_remembered: Any = lru_cache(_MOST_LABELS)(pd.Index)
 
 
 def _alike(columns: list[Any]) -> bool:
