@@ -209,7 +209,8 @@ def test_uploads_wait_for_those_that_are_answered(tmp_path: Path) -> None:
             wait_for(lambda: connection.held >= 7 * size, "more than half to be held")
             calls += [stub.ModelInfer.future(request, timeout=WAIT) for _ in range(6)]
             time.sleep(0.5)
-            assert 7 * size <= connection.held <= 7 * size + window and not any(call.done() for call in calls)
+            # What its window takes has arrived, the rest of the calls has not.
+            assert 0 < connection.answering <= 7 + window // size and not any(call.done() for call in calls)
             open_gates.add("uploads")
             assert all(call.result(WAIT).model_name == "waits" for call in calls)
             wait_for(lambda: connection.held == 0, "all of it to be given back")
