@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from mlserver.settings import Settings
 from mlserver.utils import AsyncManager
 
 TIMEOUT = 30.0
+COMMAND = (sys.executable, "-m", "mlserver")
 
 
 def wait_for(condition: Callable[[], Any], what: str = "condition", timeout: float = TIMEOUT) -> Any:
@@ -184,17 +185,25 @@ class AsProcess(Served):
         return self.process.wait(TIMEOUT)
 
 
+def children_of(pid: int) -> list[int]:
+    """Ids of the processes that a process started."""
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
+        listed, _ = asking.communicate(timeout=10)
+    return [int(line) for line in listed.split() if int(line) != asking.pid]
+
+
 def start_process(
-    folder: Path, python: str = sys.executable, **environment: str
+    folder: Path, command: Sequence[str] = COMMAND, **environment: str
 ) -> tuple[subprocess.Popen[str], list[str]]:
     """`mlserver start folder` on free ports, and the list that its output lines are added to.
 
-    python: the interpreter that runs it.
+    command: what stands for `mlserver`.
     """
     ports = {f"MLSERVER_{name}_PORT": "0" for name in ("HTTP", "GRPC", "METRICS")}
     values = {"MLSERVER_HOST": "127.0.0.1", **ports}
     process = subprocess.Popen(
-        [python, "-m", "mlserver", "start", str(folder)],
+        [*command, "start", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -218,7 +227,7 @@ def process(
     folder: Path,
     *,
     ready: bool = True,
-    python: str = sys.executable,
+    command: Sequence[str] = COMMAND,
     timeout: float = TIMEOUT,
     **environment: str,
 ) -> Iterator[AsProcess]:
@@ -226,7 +235,7 @@ def process(
 
     timeout: seconds that each of the two may take.
     """
-    child, output = start_process(folder, python, **environment)
+    child, output = start_process(folder, command, **environment)
 
     def find_port(what: str) -> int | None:
         match = re.search(rf"{what}: http://[^:]+:(\d+)", "".join(output))

@@ -18,6 +18,7 @@ from mlserver.audit.files import sha256_of
 from mlserver.audit.policy import ENVIRONMENT, PACKAGES, check_environment
 from mlserver.errors import MLServerError
 from mlserver.logging import logger
+from mlserver.parallel.launch import own_variables
 from mlserver.utils import to_absolute_path
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Environment:
 def own_environment() -> Environment:
     # What this process can import, its workers can.
     path = [entry or os.getcwd() for entry in sys.path]
-    return Environment(sys.executable, None, path, dict(os.environ))
+    return Environment(sys.executable, None, path, own_variables())
 
 
 def environment_of(settings: ModelSettings, server: Settings) -> Environment:

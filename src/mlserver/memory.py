@@ -12,6 +12,7 @@ import os
 import sys
 
 __all__ = [
+    "FREEZE_AFTER",
     "calm_collector",
     "collect_frozen",
     "freeze_what_stays",
@@ -68,6 +69,10 @@ def calm_collector() -> None:
     Importing scikit-learn takes a tenth less.
     """
     gc.set_threshold(50_000, 20, 50)
+
+
+# Seconds from when a model is loaded to `freeze_what_stays`: it must not keep anybody waiting for the news.
+FREEZE_AFTER = 0.01
 
 
 def freeze_what_stays() -> None:

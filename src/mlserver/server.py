@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -11,10 +12,18 @@ from typing import Any
 from mlserver.audit.policy import configure as configure_trust
 from mlserver.cloudevents import CloudEventsTypes, kubernetes_namespace, model_headers
 from mlserver.errors import ModelNotFound, StartError
+from mlserver.listening import check_free
 from mlserver.logging import configure_logger, logger
-from mlserver.memory import freeze_what_stays, give_back_memory, keep_blocks_warm, resident_bytes
+from mlserver.memory import (
+    FREEZE_AFTER,
+    freeze_what_stays,
+    give_back_memory,
+    keep_blocks_warm,
+    resident_bytes,
+)
 from mlserver.metrics import RequestMetrics, configure_metrics, release_metrics
 from mlserver.parallel.errors import RemoteError
+from mlserver.parallel.launch import end_unused
 from mlserver.parallel.pool import InferencePoolRegistry, runs_here
 from mlserver.registry import ModelRegistry
 from mlserver.replica import LocalReplica, Replica
@@ -29,6 +38,8 @@ __all__ = ["MLServer"]
 
 # Seconds between two looks at the memory that is taken.
 _BUDGET_LOOKS = 0.5
+# What listens.
+_SERVERS = ("mlserver.grpc.server", "mlserver.metrics.server", "mlserver.rest.app", "mlserver.rest.server")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT")
 
 
@@ -96,8 +107,15 @@ class MLServer:
         """
         settings = self._settings
         tls = Tls(settings)
+        await check_free(settings.host, settings.http_port, "HTTP")
+        await check_free(settings.host, settings.grpc_port, "gRPC")
+        if settings.metrics_endpoint:
+            await check_free(settings.host, settings.metrics_port, "metrics")
         if self._pools is not None:
-            self._pools.start(models_settings)  # they start while this imports
+            self._pools.start(models_settings)
+        # On a thread, while workers are told what to import.
+        await asyncio.to_thread(_import_servers)
+        end_unused()
         from mlserver.grpc.server import GrpcServer
         from mlserver.metrics.server import MetricsServer, metrics_route
         from mlserver.rest.app import create_app
@@ -139,7 +157,7 @@ class MLServer:
             if await self._load(models_settings):
                 self.service.starting = False
                 self.loaded.set()
-                freeze_what_stays()
+                self._loop.call_later(FREEZE_AFTER, freeze_what_stays)
                 if settings.watch_repository is not None:
                     watching.append(
                         asyncio.ensure_future(self._watch(settings.watch_repository, models_settings))
@@ -302,6 +320,11 @@ def _check_order(models: Sequence[ModelSettings]) -> None:
 
     for name in follows:
         visit(name, ())
+
+
+def _import_servers() -> None:
+    for name in _SERVERS:
+        importlib.import_module(name)
 
 
 async def _within(seconds: float, work: object) -> None:

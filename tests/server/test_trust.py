@@ -8,7 +8,9 @@ import os
 import pickle
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mlserver import Settings
 from mlserver.audit import policy
 from mlserver.cli.main import root
 from mlserver.errors import MLServerError
-from tests.running import process, serving, start_process, write_model
+from tests.running import children_of, process, serving, start_process, write_model
 
 LINEAR = "sklearn.linear_model._logistic.LogisticRegression"
 BODY = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [1, 0, 0, 0]}]}
@@ -124,6 +126,25 @@ def test_code_beside_the_settings(workers: str, tmp_path: Path) -> None:
         (home / "helpers.py").write_text("")
         refused = server.post("/v2/repository/models/mine/load")
         assert refused.status_code == 422 and "helpers.py" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_nothing_is_imported_from_the_folder(workers: str, tmp_path: Path) -> None:
+    """Modules beside a model that are named as those that server and workers import are left alone."""
+    linear(tmp_path)
+    trap = f"open({str(tmp_path / 'marker')!r}, 'a').write(__name__)"
+    for name in {*sys.stdlib_module_names, *packages_distributions()}:
+        if name.isidentifier():
+            (tmp_path / f"{name}.py").write_text(trap)
+    variables = {
+        "MLSERVER_UNSAFE_ARTEFACTS": "refuse",
+        "MLSERVER_TRUSTED_CLASSES": json.dumps([LINEAR]),
+        "MLSERVER_PARALLEL_WORKERS": workers,
+    }
+    with process(tmp_path, command=[f"{sysconfig.get_path('scripts')}/mlserver"], **variables) as server:
+        assert server.infer("linear", BODY).status_code == 200
+        assert len(children_of(server.process.pid)) == int(workers)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_code_cannot_hide_behind_other_settings(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -30,7 +29,16 @@ from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.memory import give_back_memory, resident_bytes
 from mlserver.parallel.channel import Channel
-from tests.running import AsProcess, InThread, process, serving, start_process, wait_for, write_model
+from tests.running import (
+    AsProcess,
+    InThread,
+    children_of,
+    process,
+    serving,
+    start_process,
+    wait_for,
+    write_model,
+)
 
 MODELS = "tests.server.worker_models"
 TIMEOUT = 30.0
@@ -458,14 +466,52 @@ def test_a_load_that_fails_can_be_survived(tmp_path: Path) -> None:
         assert not running.get("/v2/health/ready").ok
 
 
+# The beginning
+
+RECORDER = """
+import os
+with open(os.environ["STARTS"], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+"""
+OWN_REPOSITORY = """
+import os
+from mlserver.repository import SchemalessModelRepository
+
+os.environ["SET_BY_THE_REPOSITORY"] = "1"
+
+class Repository(SchemalessModelRepository):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "workers"),
+    [
+        ({}, 2, 1),
+        ({"parallel_workers": 2}, 3, 2),
+        ({"parallel_workers": 0}, 1, 0),
+        # One begins early, and a worker is to have another environment.
+        ({"model_repository_implementation": "own.Repository"}, 3, 1),
+    ],
+)
+def test_a_start_begins_with_its_workers(
+    settings: dict[str, Any], processes: int, workers: int, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path, "Echo")
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "own.py").write_text(OWN_REPOSITORY)
+    recorder = tmp_path / "recorder"
+    recorder.mkdir()
+    (recorder / "sitecustomize.py").write_text(RECORDER)
+    starts = recorder / "starts"
+    with process(folder, PYTHONPATH=f"{recorder}:{os.getcwd()}", STARTS=str(starts)) as running:
+        assert output(running.infer("echo", request(1.0))) == [1.0]
+        front, *others = map(int, starts.read_text().split())
+        assert front == running.process.pid and len(others) == processes - 1
+        assert sorted(children_of(front)) == sorted(others[len(others) - workers :])
+
+
 # The end
-
-
-def children_of(pid: int) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, timeout=10
-    )
-    return [int(line) for line in found.stdout.split()]
 
 
 def test_a_shutdown_finishes_what_was_accepted(tmp_path: Path) -> None:
@@ -729,7 +775,7 @@ def test_without_shared_memory_large_tensors_take_the_socket(
     def full() -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlserver.parallel.process.nameless_file", full)
+    monkeypatch.setattr("mlserver.parallel.launch.nameless_file", full)
     with serving(folder_of(tmp_path, "Echo"), parallel_workers=1) as running:
         values = [float(number) for number in range(200_000)]
         assert output(running.infer("echo", request(*values))) == values

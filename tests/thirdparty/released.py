@@ -112,7 +112,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, di
 
 @pytest.fixture(scope="module")
 def server(interpreter: Path, environment: dict[str, str], models: tuple[Path, Any]) -> Iterator[AsProcess]:
-    with process(models[0], python=str(interpreter), **environment) as server:
+    with process(models[0], command=[str(interpreter), "-m", "mlserver"], **environment) as server:
         yield server
 
 

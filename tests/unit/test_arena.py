@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlserver.parallel.arena import Arena, Mapping, nameless_file
+from mlserver.parallel.arena import Arena, Mapping
+from mlserver.parallel.launch import nameless_file
 
 SIZE = 16 * 1024 * 1024
 
@@ -121,7 +122,8 @@ def test_blocks_never_overlap(steps: list[tuple[int, int]]) -> None:
 def test_nothing_is_left_behind_by_a_process_that_is_killed() -> None:
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     code = (
-        "import os, signal; from mlserver.parallel.arena import Arena, nameless_file; "
+        "import os, signal; from mlserver.parallel.arena import Arena; "
+        "from mlserver.parallel.launch import nameless_file; "
         "Arena(nameless_file()).put([b'x' * 1000000], 1000000); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=30)

@@ -17,6 +17,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "mlserver"
 # Inner to outer. A module may import from its own layer and from those before it.
 LAYERS = [
     {"version", "errors", "context", "importing", "cloudevents", "memory", "recognition"},
+    {"parallel.launch"},
     {"tensor"},
     {"types"},
     {"codecs", "raw", "utils", "settings", "handlers", "logging", "parallel.errors", "kafka", "env"}

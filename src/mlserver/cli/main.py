@@ -26,9 +26,16 @@ def start(folder: str) -> None:
     FOLDER holds a model-settings.json for each model, at any depth, and maybe a settings.json for the server.
     What neither says comes from environment variables (MLSERVER_..., MLSERVER_MODEL_...) or a .env file.
     """
-    from mlserver.cli.serve import start_server
+    from mlserver.cli.early import begin_workers
+    from mlserver.parallel.launch import end_unused
 
-    start_server(folder)
+    begin_workers(folder)
+    try:
+        from mlserver.cli.serve import start_server
+
+        start_server(folder)
+    finally:
+        end_unused()
 
 
 @root.command()

@@ -146,7 +146,7 @@ class GrpcServer:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
         self.tls = tls is not None
         self._server, bound = await listen(
-            lambda: GrpcProtocol(self), host, port, "gRPC", 1, tls, self.header_timeout
+            lambda: GrpcProtocol(self), host, port, "gRPC", tls, self.header_timeout
         )
         self._sweep()
         return bound

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ARENA_SIZE", "Arena", "Mapping", "nameless_file"]
+from mlserver.parallel.launch import ARENA_SIZE
+
+__all__ = ["Arena", "Mapping"]
 
 Buffer = bytes | bytearray | memoryview
 
-# Bytes of address space; memory is used as blocks are.
-ARENA_SIZE = 1 << 30
 _UNIT = 64 * 1024
 # Free blocks that are kept warm, in bytes altogether.
 _KEPT_WARM = 128 * 1024 * 1024
@@ -140,18 +139,3 @@ def _class_of(size: int) -> int:
     units = max(1, -(-size // _UNIT))
     step = 1 << max(0, units.bit_length() - 3)
     return -(-units // step) * step * _UNIT
-
-
-def nameless_file(size: int = ARENA_SIZE) -> int:
-    """A descriptor of a file of zeros that is nowhere to be found. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("mlserver", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        os.ftruncate(descriptor, size)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -1,18 +1,14 @@
 """A worker process: copies of models, run for the front that started it.
 
-    python -m mlserver.parallel.host SOCKET REPLIES REQUESTS
-
-The arguments are descriptors that the front left open: of a socket, and of the memory that replies and
-requests are passed in (-1 where there is none). A worker is what the front is to a model
-without workers: the place where `LocalReplica`s live. It ends with the front, whatever way that one goes.
+Its arguments are descriptors that the front left open: of a socket, and of the memory that replies and
+requests are passed in (-1 where there is none). A worker is what the front is to a model without workers:
+the place where `LocalReplica`s live. It ends with the front, whatever way that one goes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +20,13 @@ from mlserver.audit.policy import configure as configure_trust
 from mlserver.errors import MLServerError
 from mlserver.executor import Call, Reply, failure
 from mlserver.logging import configure_logger, logger
-from mlserver.memory import calm_collector, freeze_what_stays, give_back_memory, keep_blocks_warm
+from mlserver.memory import (
+    FREEZE_AFTER,
+    calm_collector,
+    freeze_what_stays,
+    give_back_memory,
+    keep_blocks_warm,
+)
 from mlserver.metrics import configure_metrics
 from mlserver.model import MLModel
 from mlserver.parallel.arena import Arena, Mapping
@@ -42,8 +44,6 @@ from mlserver.utils import AsyncManager
 
 __all__ = ["main"]
 
-# From <sys/prctl.h>
-_PR_SET_PDEATHSIG = 1
 # Seconds between two looks at what models say of their readiness.
 _STATES = 0.2
 
@@ -233,13 +233,16 @@ class _Host:
         else:
             self.channel.send(Kind.ANSWER, number, value)
 
-    async def answer_configure(self, settings: dict[str, Any], path: list[str]) -> str:
-        """path: what `sys.path` begins with."""
+    async def answer_configure(
+        self, settings: dict[str, Any], path: list[str], models: list[dict[str, Any]]
+    ) -> str:
+        """path: what `sys.path` begins with. models: settings of those that are going to be loaded."""
         configure(settings, path)
+        self._spawn(self._preload(models))
         return sys.version
 
-    async def answer_preload(self, models: list[dict[str, Any]]) -> None:
-        """Import the classes of models that are going to be loaded."""
+    async def _preload(self, models: list[dict[str, Any]]) -> None:
+        """Import the classes of models."""
         for settings in models:
             try:
                 await asyncio.to_thread(
@@ -273,7 +276,7 @@ class _Host:
             except BaseException:
                 await self.answer_unload(model)
                 raise
-        asyncio.get_running_loop().call_soon(freeze_what_stays)
+        self._loop.call_later(FREEZE_AFTER, freeze_what_stays)
         return {
             "ready": description.ready,
             "merges": description.merges,
@@ -318,7 +321,6 @@ def configure(settings: dict[str, Any], path: list[str]) -> None:
 
 
 def main() -> None:
-    end_with_the_front()
     calm_collector()
     keep_blocks_warm()
     work([int(argument) for argument in sys.argv[1:]], {})
@@ -327,16 +329,6 @@ def main() -> None:
 def work(descriptors: Sequence[int], loaded: dict[int, MLModel]) -> None:
     """Serve the front until it goes. loaded: models that came with this process."""
     AsyncManager().run(_serve(loaded, *descriptors))
-
-
-def end_with_the_front() -> None:
-    """Signals of a terminal are for the front, and whoever started this process takes it along."""
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if sys.platform.startswith("linux"):
-        # The socket tells as well, but only a process that listens.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _tell_states(host: _Host) -> None:
@@ -369,7 +361,3 @@ def _run_exit_hooks() -> None:
     import atexit
 
     atexit._run_exitfuncs()
-
-
-if __name__ == "__main__":
-    main()

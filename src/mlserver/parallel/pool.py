@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mlserver.errors import MLServerError, ModelNotFound
 from mlserver.logging import logger
 from mlserver.parallel.channel import Kind, Reader, discard
 from mlserver.parallel.errors import WorkerStop
+from mlserver.parallel.launch import thread_variables
 from mlserver.parallel.process import SHARED_SETTINGS, Worker
 from mlserver.parallel.replica import WorkerReplica
 from mlserver.parallel.template import Template
@@ -34,15 +34,6 @@ __all__ = ["InferencePool", "InferencePoolRegistry", "Slot"]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # A worker that lived this long, in seconds, was no failed attempt.
 _STABLE = 10.0
-# What math libraries read to know how many threads they may start.
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 class Slot:
@@ -256,7 +247,7 @@ class InferencePool:
         self.slots = [self._slot(index) for index in range(settings.parallel_workers)]
 
     def _slot(self, index: int) -> Slot:
-        variables = dict(_thread_variables(self._settings.parallel_workers))
+        variables = thread_variables(self._settings.parallel_workers)
         gpus = self._settings.worker_gpus
         if gpus:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
@@ -299,7 +290,7 @@ class InferencePool:
 
     async def _load_template(self, models: dict[int, dict[str, Any]]) -> Template | None:
         try:
-            template = Template(self.environment, dict(_thread_variables(self._settings.parallel_workers)))
+            template = Template(self.environment, thread_variables(self._settings.parallel_workers))
             await template.configure(
                 self._settings.model_dump(mode="json", include=SHARED_SETTINGS), self.environment.path
             )
@@ -436,22 +427,3 @@ def _heed(task: asyncio.Task[Any]) -> None:
     """What went wrong is told again to whoever loads the first model."""
     if not task.cancelled() and task.exception() is not None:
         logger.debug("a worker could not be started early", exc_info=task.exception())
-
-
-def _thread_variables(workers: int) -> dict[str, str]:
-    """Threads of math libraries, unless somebody set them: the processors that there are, shared out."""
-    threads = max(1, int(cpu_limit() // max(1, workers)))
-    return {name: str(threads) for name in _THREADS if name not in os.environ}
-
-
-def cpu_limit() -> float:
-    """Processors that this process may use: by its affinity, and by the limit of its container."""
-    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, float(quota) / float(period))
-    except (OSError, ValueError):
-        pass
-    return count

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mlserver.audit.policy import TRUST_SETTINGS
 from mlserver.logging import logger
 from mlserver.metrics import process_stopped
-from mlserver.parallel.arena import Arena, Mapping, nameless_file
+from mlserver.parallel.arena import Arena, Mapping
 from mlserver.parallel.channel import Channel, Kind, Reader
 from mlserver.parallel.errors import WorkerStop
+from mlserver.parallel.launch import Link, launch
 
 if TYPE_CHECKING:
     from mlserver.env import Environment
@@ -65,48 +65,48 @@ class Worker:
     async def start(self, preload: Sequence[dict[str, Any]] = (), template: Template | None = None) -> None:
         """Start the process, or have it forked from a template, and configure it.
 
+        preload: settings of models whose classes it is to import at once.
+
         Raises WorkerStop when it ends at once, OSError when it cannot start.
         """
-        ours, theirs = socket.socketpair()
-        requests, replies = _shared_file(), _shared_file()
-        given = (theirs.fileno(), replies, requests)
+        link = await self._begin(template)
+        if link.failure is not None:
+            text = "No memory can be shared with workers, large tensors go through sockets: %s"
+            logger.warning(text, link.failure)
         try:
-            if template is not None and replies >= 0 and requests >= 0:
-                self.pid, end = await template.fork(given)
-                end.add_done_callback(lambda end: self._over(end.result()))
-            else:
-                self._start_process(given)
-            arena = Arena(requests) if requests >= 0 else None
-            mapping = Mapping(replies) if replies >= 0 else None
+            arena = Arena(link.requests) if link.requests >= 0 else None
+            mapping = Mapping(link.replies) if link.replies >= 0 else None
         except BaseException:
-            ours.close()
-            if requests >= 0:
-                os.close(requests)
+            link.close()
             raise
-        finally:
-            theirs.close()
-            if replies >= 0:
-                os.close(replies)
+        if mapping is not None:
+            os.close(link.replies)
         self._arena = arena
-        ours.setblocking(False)
+        link.socket.setblocking(False)
         channel = self.channel = Channel(arena, mapping, self._on_frame, self._lost)
-        await self._loop.create_connection(lambda: channel, sock=ours)
+        await self._loop.create_connection(lambda: channel, sock=link.socket)
         settings = self._settings.model_dump(mode="json", include=SHARED_SETTINGS)
-        await self.ask("configure", settings, self._environment.path)
-        if preload:
-            channel.send(Kind.ASK, -1, "preload", list(preload))
+        await self.ask("configure", settings, self._environment.path, list(preload))
 
-    def _start_process(self, descriptors: Sequence[int]) -> None:
+    async def _begin(self, template: Template | None) -> Link:
+        if template is not None:
+            link = Link()
+            if link.failure is None:
+                try:
+                    self.pid, end = await template.fork(link.theirs)
+                except BaseException:
+                    link.close()
+                    raise
+                link.given()
+                end.add_done_callback(lambda end: self._over(end.result()))
+                return link
+            link.close()
         # No wait for it, and on this thread: a worker ends when the thread that started it does.
-        process = subprocess.Popen(
-            [self._environment.python, "-m", "mlserver.parallel.host", *map(str, descriptors)],
-            pass_fds=[descriptor for descriptor in descriptors if descriptor >= 0],
-            env={**self._environment.variables, **self._variables},
-            stdin=subprocess.DEVNULL,
-        )
+        process, link = launch(self._environment.python, {**self._environment.variables, **self._variables})
         self.pid = process.pid
         name = f"worker-{process.pid}"
         threading.Thread(target=self._wait, args=(process,), name=name, daemon=True).start()
+        return link
 
     async def ask(self, what: str, *arguments: Any) -> Any:
         """Raises what the worker's code raised, or WorkerStop when it ends instead of answering."""
@@ -160,11 +160,3 @@ class Worker:
         if self._arena is not None:
             self._arena.close()
         self._on_end(self, code)
-
-
-def _shared_file() -> int:
-    try:
-        return nameless_file()
-    except OSError as exc:
-        logger.warning("No memory can be shared with workers, large tensors go through sockets: %s", exc)
-        return -1

@@ -1,6 +1,6 @@
 """Workers that are forked from a process in which their models are loaded already.
 
-    python -m mlserver.parallel.template SOCKET
+The argument is the descriptor of a socket.
 
 What is loaded once and only read is in memory once, however many workers there are. The template has neither
 threads nor a running event loop, so that it can be forked at any time; what a model's `load` starts of these
@@ -26,6 +26,7 @@ import msgspec
 
 from mlserver.logging import logger
 from mlserver.parallel.errors import WorkerStop
+from mlserver.parallel.launch import command_line, end_with_the_front
 
 if TYPE_CHECKING:
     from mlserver.env import Environment
@@ -52,7 +53,7 @@ class Template:
         self.gone = False
         # On this thread: the process ends when the thread that started it does.
         self._process = subprocess.Popen(
-            [environment.python, "-m", "mlserver.parallel.template", str(theirs.fileno())],
+            command_line(environment.python, "mlserver.parallel.template", theirs.fileno()),
             pass_fds=[theirs.fileno()],
             env={**environment.variables, **variables},
             stdin=subprocess.DEVNULL,
@@ -139,9 +140,7 @@ class Template:
 
 def main() -> None:
     from mlserver.memory import calm_collector, keep_blocks_warm
-    from mlserver.parallel.host import end_with_the_front
 
-    end_with_the_front()
     calm_collector()
     keep_blocks_warm()
     connection = socket.socket(fileno=int(sys.argv[1]))
@@ -207,13 +206,9 @@ def _fork(connection: socket.socket, models: dict[int, MLModel], descriptors: li
     pid = os.fork()
     if pid:
         return pid
-    from mlserver.parallel.host import end_with_the_front, work
+    from mlserver.parallel.host import work
 
     connection.close()
     end_with_the_front()
     work(descriptors, models)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -83,7 +83,7 @@ class HttpServer:
         """Listen, and return the port. Raises StartError naming the port when it is taken."""
         self.tls = tls is not None
         self._server, bound = await listen(
-            lambda: HttpProtocol(self), host, port, what, 3, tls, self.header_timeout
+            lambda: HttpProtocol(self), host, port, what, tls, self.header_timeout
         )
         self._sweep()
         return bound

@@ -1,0 +1,203 @@
+"""Worker processes as they begin, some of them early.
+
+`mlserver start` imports for a while before it knows its settings, and a worker imports for as long before it
+can use any. So a start begins with the workers that it is likely to want, and a pool takes those that began
+just as its own would have: the same interpreter, the same environment. Importing this is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+__all__ = [
+    "ARENA_SIZE",
+    "MULTIPROCESS_VARIABLE",
+    "Link",
+    "command_line",
+    "cpu_limit",
+    "end_unused",
+    "end_with_the_front",
+    "launch",
+    "launch_early",
+    "nameless_file",
+    "own_variables",
+    "run",
+    "thread_variables",
+]
+
+# Bytes of address space that each side can share with the other; memory is used as blocks are.
+ARENA_SIZE = 1 << 30
+# Where `prometheus_client` keeps what several processes count.
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# From <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1
+# What math libraries read to know how many threads they may start.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class Link:
+    """What the front and a worker talk through, as the front has it: one end of a socket, shared memory.
+
+    requests, replies: descriptors of the memory that the front, and the worker, writes; -1 where there is
+    none, `failure` says why.
+    """
+
+    def __init__(self) -> None:
+        self.failure: OSError | None = None
+        self.requests = self.replies = -1
+        self.socket, self._theirs = socket.socketpair()
+        try:
+            self.requests = nameless_file()
+            self.replies = nameless_file()
+        except OSError as exc:
+            self.failure = exc
+
+    @property
+    def theirs(self) -> tuple[int, int, int]:
+        """Descriptors for the worker: as the arguments of `mlserver.parallel.host`."""
+        return self._theirs.fileno(), self.replies, self.requests
+
+    def given(self) -> None:
+        """The worker has its end now."""
+        self._theirs.close()
+
+    def close(self) -> None:
+        self.socket.close()
+        self._theirs.close()
+        for descriptor in (self.requests, self.replies):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+Started = tuple[subprocess.Popen[bytes], Link]
+
+_early: list[tuple[str, dict[str, str], Started]] = []
+
+
+def launch(python: str, environment: dict[str, str]) -> Started:
+    """A worker process: one that began early, if there is one like that, or a new one. Raises OSError.
+
+    A worker ends when the thread ends that called this.
+    """
+    for candidate in _early:
+        if candidate[:2] == (python, environment):
+            _early.remove(candidate)
+            return candidate[2]
+    return _start(python, environment)
+
+
+def launch_early(python: str, environment: dict[str, str]) -> None:
+    """Begin with a worker that `launch` may want soon."""
+    try:
+        _early.append((python, environment, _start(python, environment)))
+    except OSError:
+        pass  # whoever really wants one is told
+
+
+def end_unused() -> None:
+    """End the workers that were started early and not asked for: there will be no use for them."""
+    unused = [started for _, _, started in _early]
+    _early.clear()
+    for process, link in unused:
+        process.kill()
+        link.close()
+    for process, _ in unused:
+        process.wait()
+
+
+def _start(python: str, environment: dict[str, str]) -> Started:
+    link = Link()
+    try:
+        process = subprocess.Popen(
+            command_line(python, "mlserver.parallel.host", *link.theirs),
+            pass_fds=[descriptor for descriptor in link.theirs if descriptor >= 0],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+    except BaseException:
+        link.close()
+        raise
+    link.given()
+    return process, link
+
+
+def command_line(python: str, module: str, *arguments: object) -> list[str]:
+    """To `run` a module of ours in a new process. Unlike `-m` it imports nothing from the current folder,
+    where the model of a stranger may lie, unless it is told to later.
+    """
+    code = (
+        "import sys; sys.path = [*filter(None, sys.path)]; "
+        f"from mlserver.parallel.launch import run; run('{module}')"
+    )
+    return [python, "-c", code, *map(str, arguments)]
+
+
+def run(module: str) -> None:
+    """Run the function `main` of a module, in a process that ends with the front."""
+    end_with_the_front()
+    importlib.import_module(module).main()
+
+
+def end_with_the_front() -> None:
+    """Signals of a terminal are for the front, and whoever started this process takes it along."""
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        # The socket tells as well, but only a process that listens.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def nameless_file(size: int = ARENA_SIZE) -> int:
+    """A descriptor of a file of zeros that is nowhere to be found. Raises OSError."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mlserver", os.MFD_CLOEXEC)
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def own_variables() -> dict[str, str]:
+    """The environment variables of this process for a worker like it, which is told where metrics go."""
+    return {name: value for name, value in os.environ.items() if name != MULTIPROCESS_VARIABLE}
+
+
+def thread_variables(workers: int) -> dict[str, str]:
+    """Threads of math libraries, unless somebody set them: the processors that there are, shared out."""
+    threads = max(1, int(cpu_limit() // max(1, workers)))
+    return {name: str(threads) for name in _THREADS if name not in os.environ}
+
+
+def cpu_limit() -> float:
+    """Processors that this process may use: by its affinity, and by the limit of its container."""
+    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, float(quota) / float(period))
+    except (OSError, ValueError):
+        pass
+    return count

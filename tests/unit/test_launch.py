@@ -1,0 +1,124 @@
+"""Workers that begin before their settings are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlserver.cli.early import likely_workers
+from mlserver.parallel.launch import MULTIPROCESS_VARIABLE, end_unused, launch, launch_early, own_variables
+from tests.running import children_of
+
+
+@pytest.fixture(autouse=True)
+def unused() -> Iterator[None]:
+    yield
+    end_unused()
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("MLSERVER_"):
+            monkeypatch.delenv(name)
+
+
+def end(started: Any) -> int:
+    process, link = started
+    process.kill()
+    link.close()
+    pid: int = process.pid
+    process.wait(30)
+    return pid
+
+
+def test_one_that_began_early_is_taken_once() -> None:
+    environment = own_variables()
+    launch_early(sys.executable, environment)
+    launch_early(sys.executable, environment)
+    first, second = (launch(sys.executable, dict(environment)) for _ in range(2))
+    third = launch(sys.executable, environment)
+    pids = [end(started) for started in (first, second, third)]
+    assert pids[0] < pids[1] < pids[2] and len(set(pids)) == 3
+
+
+def test_another_environment_gets_a_worker_of_its_own() -> None:
+    environment = own_variables()
+    launch_early(sys.executable, {**environment, "OMP_NUM_THREADS": "7"})
+    started = launch(sys.executable, environment)
+    pid = end(started)
+    early = launch(sys.executable, {**environment, "OMP_NUM_THREADS": "7"})
+    assert end(early) < pid
+
+
+def test_unused_ones_are_ended() -> None:
+    others = set(children_of(os.getpid()))
+    launch_early(sys.executable, own_variables())
+    (early,) = set(children_of(os.getpid())) - others
+    end_unused()
+    with pytest.raises(ProcessLookupError):
+        os.kill(early, 0)
+    assert end(launch(sys.executable, own_variables())) != early
+
+
+def test_an_interpreter_that_is_not_there_is_told_later() -> None:
+    launch_early("/no/python", {})
+    with pytest.raises(FileNotFoundError):
+        launch("/no/python", {})
+
+
+def test_the_folder_of_metrics_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, "/metrics")
+    monkeypatch.setenv("OTHER", "1")
+    assert own_variables() == {k: v for k, v in os.environ.items() if k != MULTIPROCESS_VARIABLE}
+
+
+@pytest.mark.parametrize(
+    ("content", "variables", "workers"),
+    [
+        (None, {}, 1),
+        ({}, {}, 1),
+        ({"parallel_workers": 3}, {}, 3),
+        ({"parallel_workers": "3"}, {}, 3),
+        ({"parallel_workers": 0}, {}, 0),
+        (None, {"MLSERVER_PARALLEL_WORKERS": "2"}, 2),
+        ({"parallel_workers": 3}, {"MLSERVER_PARALLEL_WORKERS": "2"}, 3),
+        ({"parallel_workers": "many"}, {}, 0),
+        ({"parallel_workers": None}, {}, 0),
+        ({"copy_on_write": True}, {}, 0),
+        ({"copy_on_write": False}, {}, 1),
+        ({"worker_gpus": ["0"]}, {}, 0),
+        (None, {"MLSERVER_COPY_ON_WRITE": "1"}, 0),
+        (None, {"MLSERVER_WORKER_GPUS": "[]"}, 0),
+        ([], {}, 0),
+    ],
+)
+def test_how_many_workers_are_likely(
+    content: Any, variables: dict[str, str], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    if content is not None:
+        (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    assert likely_workers(str(folder)) == workers
+    artefact = folder / "model.joblib"
+    artefact.touch()
+    assert likely_workers(str(artefact)) == workers
+
+
+def test_what_cannot_be_told_is_not_guessed(tmp_path: Path) -> None:
+    assert likely_workers(str(tmp_path / "missing")) == 0
+    (tmp_path / "settings.json").write_text("{")
+    assert likely_workers(str(tmp_path)) == 0
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / ".env").touch()  # of the current folder
+    assert likely_workers(str(tmp_path)) == 0
