@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.running import children_of, wait_for
+
 MODELS = """
 import atexit
 import os
@@ -335,6 +337,27 @@ def test_signals_end_it_well(repository: Repository, number: signal.Signals) -> 
     process.send_signal(number)
     result = ended(process)
     assert result.code == 0 and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("after", [0.0, 0.03, 0.1, 0.2, 0.3])
+def test_an_interrupt_while_it_begins(repository: Repository, after: float) -> None:
+    """Whatever it has come to, so long after it began with a worker. A terminal interrupts that, too."""
+    repository.add("good", "Good")
+    process = repository.start()
+    wait_for(lambda: children_of(process.pid), "its worker")
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)  # its workers write there, too
+    assert process.returncode in (0, -signal.SIGINT) and stderr == ""
+
+    def nobody_is_left() -> bool:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_for(nobody_is_left, "its workers to be gone")
 
 
 def test_a_signal_at_the_very_end(repository: Repository) -> None:

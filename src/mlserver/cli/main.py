@@ -5,6 +5,8 @@ What a command needs is imported when it runs, so that `--version` and `--help` 
 
 from __future__ import annotations
 
+import signal
+
 import click
 
 from mlserver.version import __version__
@@ -29,6 +31,9 @@ def start(folder: str) -> None:
     from mlserver.cli.early import begin_workers
     from mlserver.parallel.launch import end_unused
 
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An exception amid imports may get lost. Until the server handles it there is nothing to clean up.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     begin_workers(folder)
     try:
         from mlserver.cli.serve import start_server

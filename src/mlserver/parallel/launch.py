@@ -13,12 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 __all__ = [
     "ARENA_SIZE",
     "MULTIPROCESS_VARIABLE",
     "Link",
-    "command_line",
     "cpu_limit",
     "end_unused",
     "end_with_the_front",
@@ -27,6 +27,7 @@ __all__ = [
     "nameless_file",
     "own_variables",
     "run",
+    "spawn",
     "thread_variables",
 ]
 
@@ -36,6 +37,8 @@ ARENA_SIZE = 1 << 30
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # From <sys/prctl.h>
 _PR_SET_PDEATHSIG = 1
+# What a terminal, or who stops a container, sends to all processes.
+_OF_TERMINALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
 # What math libraries read to know how many threads they may start.
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -120,12 +123,7 @@ def end_unused() -> None:
 def _start(python: str, environment: dict[str, str]) -> Started:
     link = Link()
     try:
-        process = subprocess.Popen(
-            command_line(python, "mlserver.parallel.host", *link.theirs),
-            pass_fds=[descriptor for descriptor in link.theirs if descriptor >= 0],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        process = spawn(python, "mlserver.parallel.host", link.theirs, environment)
     except BaseException:
         link.close()
         raise
@@ -133,28 +131,42 @@ def _start(python: str, environment: dict[str, str]) -> Started:
     return process, link
 
 
-def command_line(python: str, module: str, *arguments: object) -> list[str]:
-    """To `run` a module of ours in a new process. Unlike `-m` it imports nothing from the current folder,
-    where the model of a stranger may lie, unless it is told to later.
+def spawn(
+    python: str, module: str, descriptors: Sequence[int], environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Run the function `main` of a module of ours in a process that ends with this thread. Raises OSError.
+
+    descriptors: what it inherits, and is told as arguments. Unlike `python -m` it imports nothing from the
+    current folder, where the model of a stranger may lie, unless it is told to later.
     """
     code = (
         "import sys; sys.path = [*filter(None, sys.path)]; "
         f"from mlserver.parallel.launch import run; run('{module}')"
     )
-    return [python, "-c", code, *map(str, arguments)]
+    # What a terminal sends waits until the process ignores it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
+    try:
+        return subprocess.Popen(
+            [python, "-c", code, *map(str, descriptors)],
+            pass_fds=[descriptor for descriptor in descriptors if descriptor >= 0],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run(module: str) -> None:
-    """Run the function `main` of a module, in a process that ends with the front."""
+    """What `spawn` wants the process to do."""
     end_with_the_front()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINALS)
     importlib.import_module(module).main()
 
 
 def end_with_the_front() -> None:
     """Signals of a terminal are for the front, and whoever started this process takes it along."""
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _OF_TERMINALS:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         import ctypes
 

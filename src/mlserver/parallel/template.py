@@ -16,7 +16,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import msgspec
 
 from mlserver.logging import logger
 from mlserver.parallel.errors import WorkerStop
-from mlserver.parallel.launch import command_line, end_with_the_front
+from mlserver.parallel.launch import end_with_the_front, spawn
 
 if TYPE_CHECKING:
     from mlserver.env import Environment
@@ -52,11 +51,11 @@ class Template:
         self._ends: dict[int, asyncio.Future[int]] = {}
         self.gone = False
         # On this thread: the process ends when the thread that started it does.
-        self._process = subprocess.Popen(
-            command_line(environment.python, "mlserver.parallel.template", theirs.fileno()),
-            pass_fds=[theirs.fileno()],
-            env={**environment.variables, **variables},
-            stdin=subprocess.DEVNULL,
+        self._process = spawn(
+            environment.python,
+            "mlserver.parallel.template",
+            [theirs.fileno()],
+            {**environment.variables, **variables},
         )
         theirs.close()
         threading.Thread(target=self._listen, name="template", daemon=True).start()
