@@ -179,7 +179,7 @@ def _in_folder(settings: ModelSettings, folder: str, key: str, temporary: str | 
     python = os.path.join(folder, "bin", "python")
     if not os.path.isfile(python):
         raise MLServerError(f"Model '{settings.name}': the environment {folder} has no bin/python", 422)
-    variables = dict(os.environ)
+    variables = own_variables()
     variables["PATH"] = os.pathsep.join([os.path.join(folder, "bin"), variables.get("PATH", "")])
     variables["VIRTUAL_ENV"] = folder
     # These would lead its interpreter to the packages of this one.

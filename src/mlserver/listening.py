@@ -13,9 +13,6 @@ from mlserver.tls import listen_options
 
 __all__ = ["check_free", "listen"]
 
-# Of a process that cannot listen.
-_EXIT_CODES = {"HTTP": 3, "gRPC": 1, "metrics": 3}
-
 
 async def listen(
     make_protocol: Callable[[], asyncio.BaseProtocol],
@@ -50,7 +47,8 @@ async def _create(
     try:
         return await loop.create_server(make_protocol, host, port, reuse_address=True, **options)
     except OSError as exc:
+        exit_code = 3 if what in ("HTTP", "metrics") else 1
         if exc.errno == errno.EADDRINUSE or "address already in use" in str(exc):
-            raise StartError(f"{what} port {port} is in use on {host}", exit_code=_EXIT_CODES[what]) from exc
+            raise StartError(f"{what} port {port} is in use on {host}", exit_code=exit_code) from exc
         text = f"cannot listen on {host}:{port} for {what}: {exc}"
-        raise StartError(text, exit_code=_EXIT_CODES[what]) from exc
+        raise StartError(text, exit_code=exit_code) from exc

@@ -106,22 +106,36 @@ class MLServer:
         Raises StartError when a port is taken, a certificate cannot be used or a model cannot be loaded.
         """
         settings = self._settings
-        tls = Tls(settings)
-        await check_free(settings.host, settings.http_port, "HTTP")
-        await check_free(settings.host, settings.grpc_port, "gRPC")
-        if settings.metrics_endpoint:
-            await check_free(settings.host, settings.metrics_port, "metrics")
-        if self._pools is not None:
-            self._pools.start(models_settings)
-        # On a thread, while workers are told what to import.
-        await asyncio.to_thread(_import_servers)
-        end_unused()
+        self._handle_signals()
+        tls: Tls | None = None
+        try:
+            tls = Tls(settings)
+            await check_free(settings.host, settings.http_port, "HTTP")
+            await check_free(settings.host, settings.grpc_port, "gRPC")
+            if settings.metrics_endpoint:
+                await check_free(settings.host, settings.metrics_port, "metrics")
+            if self._pools is not None:
+                self._pools.start(models_settings)
+            # On a thread, while workers are told what to import.
+            await asyncio.to_thread(_import_servers)
+            end_unused()
+            await self._serve(models_settings, tls)
+        finally:
+            if self._pools is not None:
+                await self._pools.close()
+                release_metrics()
+            if tls is not None:
+                tls.close()
+            self._release_signals()
+
+    async def _serve(self, models_settings: Sequence[ModelSettings], tls: Tls) -> None:
         from mlserver.grpc.server import GrpcServer
         from mlserver.metrics.server import MetricsServer, metrics_route
         from mlserver.rest.app import create_app
         from mlserver.rest.custom import CustomHandlers
         from mlserver.rest.server import HttpServer
 
+        settings = self._settings
         registry = self._model_registry
         custom = CustomHandlers()
         registry.on_loaded.append(custom.loaded)
@@ -136,7 +150,6 @@ class MLServer:
         registry.on_unloaded.append(grpc.forget)
         metrics = MetricsServer(settings, self._metrics) if settings.metrics_endpoint else None
         watching: list[asyncio.Future[None]] = []
-        self._handle_signals()
         try:
             self.http_port = await http.start(settings.host, settings.http_port, "HTTP", tls.context("http"))
             self.grpc_port = await grpc.start(settings.host, settings.grpc_port, tls.context("grpc"))
@@ -172,12 +185,9 @@ class MLServer:
             await asyncio.gather(http.stop(settings.shutdown_timeout), grpc.stop(settings.shutdown_timeout))
             await _within(settings.shutdown_timeout, registry.close())
             if self._pools is not None:
-                await self._pools.close()
-                release_metrics()
+                await self._pools.close()  # what they count until then can still be scraped
             if metrics is not None:
                 await metrics.stop()
-            tls.close()
-            self._release_signals()
 
     async def stop(self, sig: int | None = None) -> None:
         """Ask a started server to stop; `start` returns once it has."""

@@ -7,7 +7,9 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import sys
 import sysconfig
 import tarfile
@@ -509,6 +511,42 @@ def test_a_start_begins_with_its_workers(
         front, *others = map(int, starts.read_text().split())
         assert front == running.process.pid and len(others) == processes - 1
         assert sorted(children_of(front)) == sorted(others[len(others) - workers :])
+
+
+def test_closed_standard_streams_are_nobodys_sockets(tmp_path: Path) -> None:
+    """What a model prints there must not go to the server."""
+    command = ("sh", "-c", f'exec {sys.executable} -m mlserver "$@" <&- >&-', "sh")
+    folder = folder_of(tmp_path, "Prints")
+    # With no output to learn it from, the port has to be known.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child, _ = start_process(folder, command, PYTHONPATH=os.getcwd(), MLSERVER_HTTP_PORT=str(port))
+    running = AsProcess("127.0.0.1", port, None, child, [])
+
+    def is_ready() -> bool:
+        try:
+            return running.get("/v2/health/ready").ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_for(lambda: child.poll() is not None or is_ready(), "readiness")
+        assert output(running.infer("prints", request(1.0))) == [1.0]
+        assert running.stop() == 0
+    finally:
+        child.kill()
+        child.wait(TIMEOUT)
+
+
+def test_a_source_tree_serves_itself(tmp_path: Path) -> None:
+    """`python -m mlserver` where the package lies, and is not installed or is another one."""
+    shutil.copytree(Path(mlserver.__file__).parent, tmp_path / "src" / "mlserver")
+    folder = folder_of(tmp_path, "TellsItsPackage")
+    command = ("sh", "-c", f'cd {tmp_path}/src && exec {sys.executable} -m mlserver "$@"', "sh")
+    with process(folder, command=command, PYTHONPATH=os.getcwd()) as running:
+        text = output(running.infer("tellsitspackage", request(1.0)))
+        assert text == [str(tmp_path / "src" / "mlserver" / "__init__.py")]
 
 
 # The end

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 import mlserver
 from mlserver import MLModel, types
-from mlserver.codecs import NumpyCodec
+from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import MLServerError
 from mlserver.handlers import custom_handler
 from mlserver.logging import logger
@@ -30,6 +30,18 @@ class Echo(MLModel):
             NumpyCodec.encode_output("pid", np.array([[os.getpid()]])),
         ]
         return types.InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+
+
+class Prints(Echo):
+    async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:
+        print("hello", flush=True)
+        return await Echo.predict(self, payload)
+
+
+class TellsItsPackage(MLModel):
+    async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:
+        outputs = [StringCodec.encode_output("y", [mlserver.__file__])]
+        return types.InferenceResponse(model_name=self.name, outputs=outputs)
 
 
 class Moody(Echo):

@@ -5,8 +5,6 @@ What a command needs is imported when it runs, so that `--version` and `--help` 
 
 from __future__ import annotations
 
-import signal
-
 import click
 
 from mlserver.version import __version__
@@ -28,16 +26,14 @@ def start(folder: str) -> None:
     FOLDER holds a model-settings.json for each model, at any depth, and maybe a settings.json for the server.
     What neither says comes from environment variables (MLSERVER_..., MLSERVER_MODEL_...) or a .env file.
     """
-    from mlserver.cli.early import begin_workers
+    from mlserver.cli.early import begin_workers, ending_at_once, open_standard_streams
     from mlserver.parallel.launch import end_unused
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # An exception amid imports may get lost. Until the server handles it there is nothing to clean up.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    begin_workers(folder)
+    open_standard_streams()
     try:
-        from mlserver.cli.serve import start_server
-
+        with ending_at_once():
+            begin_workers(folder)
+            from mlserver.cli.serve import start_server
         start_server(folder)
     finally:
         end_unused()

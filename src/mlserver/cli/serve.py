@@ -21,6 +21,7 @@ from mlserver.parallel.errors import RemoteError
 from mlserver.recognition import Artefact
 from mlserver.repository import ModelRepositoryFactory
 from mlserver.repository.recognised import ArtefactRepository, settings_of
+from mlserver.server import MLServer
 from mlserver.settings import ModelSettings, Settings, describe_invalid
 from mlserver.utils import AsyncManager, EventLoopBackend
 
@@ -100,8 +101,6 @@ def start_server(folder: str) -> None:
         nonlocal debug
         settings, models, artefact = await _load_settings(folder)
         debug = settings.debug
-        from mlserver.server import MLServer
-
         server = MLServer(settings)
         example = None
         if artefact is not None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserver.logging import logger
-from mlserver.parallel.launch import MULTIPROCESS_VARIABLE
 
 if sys.platform != "win32":
     import fcntl
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from mlserver.settings import Settings
 
 __all__ = ["configure_metrics", "process_stopped", "release_metrics", "scrape"]
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 # Held, and locked, for as long as this process uses the folder; by folder.
 _locks: dict[str, int] = {}

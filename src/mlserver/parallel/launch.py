@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 __all__ = [
     "ARENA_SIZE",
-    "MULTIPROCESS_VARIABLE",
     "Link",
     "cpu_limit",
     "end_unused",
@@ -33,12 +32,12 @@ __all__ = [
 
 # Bytes of address space that each side can share with the other; memory is used as blocks are.
 ARENA_SIZE = 1 << 30
-# Where `prometheus_client` keeps what several processes count.
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# The folder that this package is in.
+_PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # From <sys/prctl.h>
 _PR_SET_PDEATHSIG = 1
 # What a terminal, or who stops a container, sends to all processes.
-_OF_TERMINALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
+_OF_TERMINALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGQUIT") if hasattr(signal, name)}
 # What math libraries read to know how many threads they may start.
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -72,8 +71,8 @@ class Link:
         """Descriptors for the worker: as the arguments of `mlserver.parallel.host`."""
         return self._theirs.fileno(), self.replies, self.requests
 
-    def given(self) -> None:
-        """The worker has its end now."""
+    def close_theirs(self) -> None:
+        """Once the worker has it."""
         self._theirs.close()
 
     def close(self) -> None:
@@ -86,7 +85,8 @@ class Link:
 
 Started = tuple[subprocess.Popen[bytes], Link]
 
-_early: list[tuple[str, dict[str, str], Started]] = []
+# By what has to be the same: interpreter, environment, working directory.
+_early: list[tuple[tuple[str, dict[str, str], str], Started]] = []
 
 
 def launch(python: str, environment: dict[str, str]) -> Started:
@@ -94,24 +94,32 @@ def launch(python: str, environment: dict[str, str]) -> Started:
 
     A worker ends when the thread ends that called this.
     """
+    wanted = (python, environment, _here())
     for candidate in _early:
-        if candidate[:2] == (python, environment):
+        if candidate[0] == wanted:
             _early.remove(candidate)
-            return candidate[2]
+            return candidate[1]
     return _start(python, environment)
 
 
 def launch_early(python: str, environment: dict[str, str]) -> None:
     """Begin with a worker that `launch` may want soon."""
     try:
-        _early.append((python, environment, _start(python, environment)))
+        _early.append(((python, environment, _here()), _start(python, environment)))
     except OSError:
         pass  # whoever really wants one is told
 
 
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return ""
+
+
 def end_unused() -> None:
     """End the workers that were started early and not asked for: there will be no use for them."""
-    unused = [started for _, _, started in _early]
+    unused = [started for _, started in _early]
     _early.clear()
     for process, link in unused:
         process.kill()
@@ -127,7 +135,7 @@ def _start(python: str, environment: dict[str, str]) -> Started:
     except BaseException:
         link.close()
         raise
-    link.given()
+    link.close_theirs()
     return process, link
 
 
@@ -139,10 +147,11 @@ def spawn(
     descriptors: what it inherits, and is told as arguments. Unlike `python -m` it imports nothing from the
     current folder, where the model of a stranger may lie, unless it is told to later.
     """
-    code = (
-        "import sys; sys.path = [*filter(None, sys.path)]; "
-        f"from mlserver.parallel.launch import run; run('{module}')"
-    )
+    code = "import sys; sys.path = [entry for entry in sys.path if entry]; "
+    if python == sys.executable:
+        # This very package, also where it is not installed.
+        code += f"{_PACKAGES!r} in sys.path or sys.path.insert(0, {_PACKAGES!r}); "
+    code += f"from mlserver.parallel.launch import run; run({module!r})"
     # What a terminal sends waits until the process ignores it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
     try:
@@ -192,8 +201,8 @@ def nameless_file(size: int = ARENA_SIZE) -> int:
 
 
 def own_variables() -> dict[str, str]:
-    """The environment variables of this process for a worker like it, which is told where metrics go."""
-    return {name: value for name, value in os.environ.items() if name != MULTIPROCESS_VARIABLE}
+    """The environment variables of this process for its workers, which are told later where metrics go."""
+    return {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
 
 
 def thread_variables(workers: int) -> dict[str, str]:

@@ -97,7 +97,7 @@ class Worker:
                 except BaseException:
                     link.close()
                     raise
-                link.given()
+                link.close_theirs()
                 end.add_done_callback(lambda end: self._over(end.result()))
                 return link
             link.close()
