@@ -11,21 +11,30 @@ Only what lies in the folder itself is treated so: installed packages are import
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.machinery
 import os
 import sys
 import threading
+import time
+import types
+from collections.abc import Coroutine, Generator, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["import_class"]
+__all__ = ["import_class", "in_turn", "in_turns"]
 
 _EXTENSION_SUFFIXES = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
+T = TypeVar("T")
+
 _Modules = dict[str, ModuleType]  # by name in sys.modules
 _Stamp = tuple[int, int, int]  # mtime in ns, size, inode
+
+# Seconds for which everybody waits for whoever imports or loads.
+PATIENCE = 10.0
 
 _lock = threading.RLock()
 _namespaces: dict[str, _Modules] = {}  # by folder
@@ -43,6 +52,61 @@ def import_class(path: str, directory: str | None = None) -> Any:
         if directory is not None and os.path.isdir(directory):
             return _import_beside(path, os.path.realpath(directory))
         return _resolve(path, reload=True)
+
+
+class _Turns:
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._holder: object = None
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[None]:
+        holder = object()
+        with self._free:
+            while self._holder is not None:
+                patience = self._since + PATIENCE - time.monotonic()
+                if patience <= 0:
+                    break
+                self._free.wait(patience)
+            self._holder, self._since = holder, time.monotonic()
+        try:
+            yield
+        finally:
+            with self._free:
+                if self._holder is holder:
+                    self._holder = None
+                    self._free.notify()
+
+
+_turns = _Turns()
+
+
+def in_turn() -> contextlib.AbstractContextManager[None]:
+    """Keep out what others import and unpickle meanwhile, on whatever thread of this process.
+
+    Packages that import each other in circles, as scikit-learn's do, fail when two threads begin at different
+    ends. Who takes longer than `PATIENCE`, maybe since it waits for one that waits here, is overtaken.
+    """
+    return _turns.take()
+
+
+@types.coroutine
+def in_turns(work: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+    """Run a coroutine, and its code `in_turn`: while it awaits, others have theirs."""
+    error: BaseException | None = None
+    while True:
+        with in_turn():
+            try:
+                awaited = work.send(None) if error is None else work.throw(error)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        try:
+            error = None
+            yield awaited
+        except BaseException as exc:
+            error = exc
 
 
 def _import_beside(path: str, directory: str) -> Any:

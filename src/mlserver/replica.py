@@ -25,6 +25,7 @@ from mlserver.context import model_context
 from mlserver.errors import ModelNotFound
 from mlserver.executor import Call, Executor, Reply, Stages, failure
 from mlserver.handlers.custom import CustomHandler, get_custom_handlers
+from mlserver.importing import in_turns
 from mlserver.logging import logger
 from mlserver.model import MLModel, promises
 from mlserver.types import MetadataModelResponse
@@ -316,14 +317,18 @@ class LocalReplica:
     async def _load(self) -> Description:
         model = self._model
         if model is None:
-            model = self._model = self.settings.implementation(self.settings)
-            model.ready = bool(await model.load())
+            model = await in_turns(self._create())
         executor = Executor(model, self._request_events)
         self._inline = promises(model, "inline")
         self._executor = executor
         handlers = [handler for handler, _ in get_custom_handlers(model)]
         streams = type(model).predict_stream is not MLModel.predict_stream
         return Description(model.ready, executor.merges, streams, handlers)
+
+    async def _create(self) -> MLModel:
+        model = self._model = self.settings.implementation(self.settings)
+        model.ready = bool(await model.load())
+        return model
 
     async def close(self) -> None:
         """Finish what is in flight, unload the model, end its thread; of one that is stuck, do not wait."""

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import joblib
 import numpy as np
 import pytest
 import requests
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import all_estimators
+from tests.running import process
 
 X, Y = load_iris(return_X_y=True)
 
@@ -56,9 +59,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         raise AssertionError("the server did not become ready")
 
     yield start
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+    for child in processes:
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
 
 
 def request(rows: Any, *outputs: str) -> dict[str, Any]:
@@ -123,3 +126,25 @@ def test_one_bad_request_among_many_fails_alone(start: Start) -> None:
     with ThreadPoolExecutor(16) as callers:
         statuses = list(callers.map(ask, range(100)))
     assert statuses == [400 if index % 10 == 0 else 200 for index in range(100)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_many_models_load_at_once(workers: str, tmp_path: Path) -> None:
+    """scikit-learn's packages import each other in circles: unpickled side by side, some fail."""
+    names = []
+    for name, kind in all_estimators("classifier"):
+        try:
+            estimator = kind().fit(X[::5], Y[::5])
+        except Exception:  # it wants arguments
+            continue
+        home = tmp_path / name
+        home.mkdir()
+        joblib.dump(estimator, home / "model.joblib")
+        settings = {"name": name, "implementation": "mlserver_sklearn.SKLearnModel"}
+        (home / "model-settings.json").write_text(json.dumps(settings))
+        names.append(name)
+    assert len(names) > 20
+    with process(tmp_path, MLSERVER_PARALLEL_WORKERS=workers) as server:
+        index = server.post("/v2/repository/index").json()
+        assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(names, "READY")

@@ -19,6 +19,7 @@ from mlserver.audit.policy import close_path
 from mlserver.audit.policy import configure as configure_trust
 from mlserver.errors import MLServerError
 from mlserver.executor import Call, Reply, failure
+from mlserver.importing import in_turn
 from mlserver.logging import configure_logger, logger
 from mlserver.memory import (
     FREEZE_AFTER,
@@ -243,13 +244,7 @@ class _Host:
 
     async def _preload(self, models: list[dict[str, Any]]) -> None:
         """Import the classes of models."""
-        for settings in models:
-            try:
-                await asyncio.to_thread(
-                    lambda given: ModelSettings.model_validate(given).implementation, settings
-                )
-            except Exception:
-                logger.debug("an early import failed; loading will say why", exc_info=True)
+        await asyncio.to_thread(_import_classes, models)
 
     async def answer_load(
         self, model: int, settings: dict[str, Any], events: dict[str, str]
@@ -304,6 +299,15 @@ class _Host:
     async def answer_stop(self) -> None:
         """Unload what is loaded. The front closes the socket then, which ends this process."""
         await asyncio.gather(*(self.answer_unload(model) for model in list(self._replicas)))
+
+
+def _import_classes(models: list[dict[str, Any]]) -> None:
+    for settings in models:
+        try:
+            with in_turn():
+                _ = ModelSettings.model_validate(settings).implementation
+        except Exception:
+            logger.debug("an early import failed; loading will say why", exc_info=True)
 
 
 def configure(settings: dict[str, Any], path: list[str]) -> None:
