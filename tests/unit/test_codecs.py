@@ -559,6 +559,24 @@ def test_strings_of_bare_data() -> None:
     assert StringCodec.decode_input(tensor([1], datatype="INT8")) == [""]
 
 
+@pytest.mark.parametrize(("codec", "texts"), [(StringCodec, ["a", "b"]), (Base64Codec, ["YQ==", "Yg=="])])
+def test_nested_text_is_flattened(codec: Any, texts: list[str]) -> None:
+    flat = codec.decode_input(bare(texts, [2]))
+    assert len(flat) == 2
+    for nested, shape in (
+        ([[t] for t in texts], [2, 1]),
+        ([texts], [1, 2]),
+        ([[[t] for t in texts]], [1, 2, 1]),
+    ):
+        assert codec.decode_input(bare(nested, shape)) == flat
+    with pytest.raises(InvalidTensor, match=r"\[2, 2\].*4.*2"):
+        codec.decode_input(bare([texts], [2, 2]))
+
+
+def test_nested_points_in_time() -> None:
+    assert DatetimeCodec.decode_input(bare([["2021-01-01"]], [1, 1])) == [datetime(2021, 1, 1)]
+
+
 def test_string_helpers() -> None:
     assert encode_str("é") == "é".encode()
     assert decode_str("é".encode()) == decode_str("é") == "é"
@@ -572,7 +590,7 @@ def test_decoding_does_not_share_the_list() -> None:
     assert message.data.root == ["a"]
 
 
-@pytest.mark.parametrize("data", [[None], [5], ["é"], [["YQ=="]]])
+@pytest.mark.parametrize("data", [[None], [5], ["é"], [["YQ=="], "YQ=="]])
 def test_what_is_no_base64(data: Any) -> None:
     with pytest.raises(CodecError, match="'x': element 0 is"):
         Base64Codec.decode_input(tensor(data))
@@ -588,7 +606,7 @@ def test_base64_is_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    "element", ["tomorrow", "", "2021-13-01", 5, 48_043_576_383, ["2021-01-01"], b"\xff", "é"]
+    "element", ["tomorrow", "", "2021-13-01", 5, 48_043_576_383, {"day": 1}, b"\xff", "é"]
 )
 def test_what_is_no_point_in_time(element: Any) -> None:
     with pytest.raises(CodecError, match=r"'x': element 1 is .*, expected ISO 8601 text"):

@@ -63,15 +63,18 @@ def elements_of(values: Any) -> list[Any]:
 
 
 def elements_in(tensor: RequestInput) -> list[Any]:
-    """The elements of a tensor as a list of its own, which have to fill the shape unless that has a -1.
+    """The elements of a tensor, flat or nested, as a list of its own; they have to fill the shape unless that
+    has a -1.
 
     A single one may have any shape: the length of a text, as clients of 1.x give for it, or what it holds.
 
     Raises InvalidTensor naming shape and number of elements when they disagree.
     """
     elements = elements_of(tensor.data)
+    if elements and is_list_of(elements, list):
+        elements = flatten(elements)
     if len(elements) != 1 and min(tensor.shape, default=0) >= 0:
         need = count_elements(tensor.shape)
-        if len(elements) != need and (given := len(flatten(elements))) != need:
-            raise does_not_fill(f"'{tensor.name}'", tensor.shape, given)
+        if len(elements) != need:
+            raise does_not_fill(f"'{tensor.name}'", tensor.shape, len(elements))
     return elements
