@@ -58,7 +58,7 @@ def test_R11_a_taken_port_is_one_line_and_a_quick_end(repository: Repository, se
     for result in results:
         assert result.code != 0
         assert f"port {port} is in use" in result.error and result.traceback == ""
-    assert min(result.seconds for result in results) < 1.0
+    assert min(result.seconds for result in results) < 3.0  # it waited for nothing
 
 
 async def test_R09_every_version_is_found_again_after_an_unload(tmp_path: Path) -> None:

