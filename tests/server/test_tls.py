@@ -38,6 +38,12 @@ from mlserver.tls import Tls
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 from tests.running import TIMEOUT, InThread, serving, wait_for, write_model
 
+if sys.version_info < (3, 11):
+    # asyncio says so there of every TLS connection that the client closed.
+    pytestmark = pytest.mark.filterwarnings(
+        "ignore:.*_SSLProtocolTransport.__del__:pytest.PytestUnraisableExceptionWarning"
+    )
+
 AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
 LEAF = AUTHORITY.issue_cert("localhost", "127.0.0.1", common_name="first")
