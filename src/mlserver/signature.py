@@ -24,6 +24,7 @@ from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
     MetadataTensor,
+    Parameters,
     RequestInput,
     RequestOutput,
     ResponseOutput,
@@ -56,11 +57,15 @@ class TensorSpec:
         return cls(tensor.name, datatype_name(tensor.datatype), shape)
 
     def described(self) -> MetadataTensor | None:
-        """Its metadata; None where its datatype is not known. An unknown rank is shown as `[-1]`."""
+        """Its metadata; None where its datatype is not known.
+
+        An unknown rank is shown as `[-1]`, and that an input may be left out by `"required": false`.
+        """
         if self.datatype is None:
             return None
         shape = [-1] if self.shape is None else [d if isinstance(d, int) else -1 for d in self.shape]
-        return MetadataTensor(name=self.name, datatype=self.datatype, shape=shape)
+        parameters = None if self.required else Parameters(required=False)
+        return MetadataTensor(name=self.name, datatype=self.datatype, shape=shape, parameters=parameters)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a shape has the right rank, and the right size in dimensions of a fixed one."""

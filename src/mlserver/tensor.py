@@ -456,7 +456,8 @@ def _convert(values: Any, dtype: np.dtype[Any]) -> Array:
 def _integers(values: Any, dtype: np.dtype[Any]) -> Array:
     array = np.array(values)
     if array.dtype == dtype:
-        return array
+        # From 2**63 on numpy takes `unsigned long long`: equal to `dtype`, but none that PyTorch knows.
+        return array.view(dtype)
     if array.dtype.kind == "b":
         return array.astype(dtype)
     if array.dtype.kind in "US":

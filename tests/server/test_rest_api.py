@@ -146,6 +146,22 @@ def test_infer(server: Served, action: str) -> None:
     )
 
 
+@pytest.mark.parametrize("action", UNARY + STREAMING)
+def test_binary_tensors_are_refused(server: Served, action: str) -> None:
+    text = b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT64","parameters":{"binary_data_size":8}}]}'
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    answer = server.post(f"/v2/models/echo/{action}", data=text + bytes(8), headers=headers)
+    assert is_error(
+        answer,
+        415,
+        "binary tensors over HTTP (`Inference-Header-Content-Length`) are not supported: send the tensors "
+        "as JSON, with `binary_data=False` in clients of Triton, or use gRPC",
+    )
+    plain = json.dumps(body(id="a")).encode()
+    headers = {"Inference-Header-Content-Length": str(len(plain))}
+    assert server.post(f"/v2/models/echo/{action}", data=plain, headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("action", UNARY)
 def test_infer_by_version(server: Served, action: str) -> None:
     for path, version in (("many", "10"), ("many/versions/3", "3"), ("many/versions/10", "10")):

@@ -140,6 +140,7 @@ def test_values_and_types_of_an_array_as_a_list() -> None:
         ([2**64 - 1, 0], "UINT64", np.array([2**64 - 1, 0], dtype="u8")),
         ([-(2**63), 2**63 - 1], "INT64", np.array([-(2**63), 2**63 - 1])),
         ([2**53 + 1, 0.5], "INT64", np.array([2**53 + 1, 0])),
+        ([2**63], "UINT64", np.array([2**63], dtype="u8")),
         ([2**63, 1.5], "UINT64", np.array([2**63, 1], dtype="u8")),
         ([0.1], "FP16", np.array([0.1], dtype="f2")),
         ([1e39], "FP32", np.array([np.inf], dtype="f4")),
@@ -148,6 +149,7 @@ def test_values_and_types_of_an_array_as_a_list() -> None:
 def test_to_array(make: Any, value: Any, datatype: str, expected: Any) -> None:
     array = make(value).to_array(datatype)
     assert array.dtype == expected.dtype
+    assert array.dtype.num == expected.dtype.num  # others are equal, but PyTorch does not know them
     assert array.shape == expected.shape
     np.testing.assert_array_equal(array, expected)
 

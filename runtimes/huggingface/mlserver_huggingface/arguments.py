@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import transformers
 from PIL import Image
+from transformers.pipelines.text_classification import ClassificationFunction
+from transformers.pipelines.token_classification import AggregationStrategy
 
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.codecs.base import find_input_codec
@@ -75,6 +77,7 @@ _IGNORED = frozenset(("batch_size", "num_workers"))
 # Objects of Python, which no request can hold; and what would take the model's place.
 _NOT_FOR_CLIENTS = frozenset(
     (
+        "assistant_early_exit",  # shortens the model itself, and leaves it so where that fails
         "assistant_model",
         "assistant_tokenizer",
         "decoder",
@@ -114,35 +117,45 @@ _SINGLE_TEXTS = frozenset(
 )
 # Whole numbers that make no sense below 1.
 _COUNTS = frozenset(("max_answer_len", "max_length", "max_new_tokens", "num_beams", "num_return_sequences"))
-# Other numbers, which may be zero or fractions.
-_NUMBERS = frozenset(
+# Other whole numbers.
+_WHOLE_NUMBERS = frozenset(
     (
-        "diversity_penalty",
         "doc_stride",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "guidance_scale",
-        "length_penalty",
         "max_question_len",
         "max_seq_len",
         "min_length",
         "min_new_tokens",
-        "min_p",
         "no_repeat_ngram_size",
         "num_beam_groups",
+        "stride",
+        "top_k",
+        "topk",
+    )
+)
+# Numbers that may be fractions.
+_NUMBERS = frozenset(
+    (
+        "diversity_penalty",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "guidance_scale",
+        "length_penalty",
+        "max_time",
+        "min_p",
         "penalty_alpha",
         "repetition_penalty",
-        "stride",
         "temperature",
-        "top_k",
         "top_p",
-        "topk",
         "typical_p",
     )
 )
+# Texts that are names: of these alone, in letters of either case.
+_CHOICES = {"aggregation_strategy": AggregationStrategy, "function_to_apply": ClassificationFunction}
 _OF_TOKENIZERS = frozenset(
     ("add_special_tokens", "max_length", "padding", "padding_side", "stride", "text_pair", "truncation")
 )
+# Arguments of another function: objects.
+_KEYWORDS = frozenset(("generate_kwargs", "tokenize_kwargs", "tokenizer_encode_kwargs", "tokenizer_kwargs"))
 _NEEDS = {
     "zero-shot-audio-classification": ("candidate_labels",),
     "zero-shot-classification": ("candidate_labels",),
@@ -259,12 +272,31 @@ class Arguments:
         """Let the pipeline judge arguments before it runs, so that it can say which it does not like."""
         for name in _COUNTS & kwargs.keys():
             count = kwargs[name]
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise InferenceError(f"input '{name}' is {count!r}, expected at least 1")
+            if not _is_whole(count) or count < 1:
+                raise InferenceError(f"input '{name}' is {count!r}, expected a whole number of at least 1")
+        for name in _WHOLE_NUMBERS & kwargs.keys():
+            if not _is_whole(kwargs[name]):
+                raise InferenceError(f"input '{name}' is {kwargs[name]!r}, expected a whole number")
         for name in _NUMBERS & kwargs.keys():
             number = kwargs[name]
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise InferenceError(f"input '{name}' is {number!r}, expected a number")
+        for name in _KEYWORDS & kwargs.keys():
+            if not isinstance(kwargs[name], dict):
+                raise InferenceError(
+                    f"input '{name}' is {kwargs[name]!r}, expected a JSON object (content type `hg_json`)"
+                )
+        if self._task == "fill-mask" and "top_k" in kwargs:
+            count, most = kwargs["top_k"], len(self._pipe.tokenizer)
+            if count < 0 or (count > most and "targets" not in kwargs):
+                raise InferenceError(
+                    f"input 'top_k' is {count}, expected 0 to {most}, as many as it has words"
+                )
+        for name in _CHOICES.keys() & kwargs.keys():
+            names = _CHOICES[name].__members__
+            if not isinstance(kwargs[name], str) or kwargs[name].upper() not in names:
+                known = ", ".join(map(str.lower, names))
+                raise InferenceError(f"input '{name}' is {kwargs[name]!r}, expected one of {known}")
         judge = getattr(self._pipe, "_sanitize_parameters", None)
         if judge is None:
             return
@@ -436,6 +468,10 @@ def _holds_text(value: Any) -> bool:
     )
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _key(kwargs: dict[str, Any]) -> Any:
     """Equal for equal arguments."""
     try:
@@ -450,15 +486,16 @@ def _keywords(pipe: Any) -> frozenset[str]:
         names = set(pipe.accepts)
         generates = pipe.generates
     else:
-        names, takes_more = set(), False
-        for method in ("_sanitize_parameters", "preprocess", "postprocess", "__call__"):
-            parameters = list(inspect.signature(getattr(type(pipe), method)).parameters.values())
+        names = set()
+        parameters = list(inspect.signature(type(pipe)._sanitize_parameters).parameters.values())
+        # All arguments pass this method: what the others know gets there only if it takes more than it names.
+        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        for method in ("preprocess", "postprocess", "__call__") if takes_more else ("__call__",):
             # The first is the pipeline, the second what flows through it.
-            for parameter in parameters[1 if method == "_sanitize_parameters" else 2 :]:
-                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                    names.add(parameter.name)
-                elif parameter.kind is parameter.VAR_KEYWORD and method != "__call__":
-                    takes_more = True
+            parameters += list(inspect.signature(getattr(type(pipe), method)).parameters.values())[2:]
+        for parameter in parameters[1:]:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                names.add(parameter.name)
         can_generate: Callable[[], bool] | None = getattr(pipe.model, "can_generate", None)
         generates = takes_more and can_generate is not None and bool(can_generate())
         if takes_more and not generates and pipe.tokenizer is not None:

@@ -52,6 +52,8 @@ _SHOW_PADDING = frozenset(
         "return_type",
     )
 )
+# Arguments of generation that are of use only with a tokenizer, which no request can hold.
+_NEED_TOKENIZER = frozenset(("stop_strings", "token_healing"))
 # Tasks that end when a stopping criterion says so, and that can tell each token as it comes.
 GENERATING = frozenset(("text-generation", "text2text-generation", "summarization", "translation"))
 
@@ -74,17 +76,33 @@ _JUDGES = frozenset(
         "validate",
     )
 )
+# Functions that use what a request and the model's own configuration say together: if the request has
+# arguments, a value or type that one of them does not take is the caller's.
+_USERS = frozenset(
+    (
+        "_get_deprecated_gen_repo",
+        "_get_logits_processor",
+        "_get_logits_warper",
+        "_get_padding_truncation_strategies",
+        "_get_stopping_criteria",
+        "_prepare_generation_config",
+        "_prepare_special_tokens",
+        "heal_tokens",
+        "postprocess",
+    )
+)
 
 
 class LoadedPipeline:
     """A pipeline of transformers, or one of ours.
 
-    batch_size: rows of one call of the model.
+    batch_size: rows of one call of the model. keywords: the arguments that it takes.
     """
 
-    def __init__(self, pipe: Any, task: str, batch_size: int) -> None:
+    def __init__(self, pipe: Any, task: str, batch_size: int, keywords: frozenset[str]) -> None:
         self.pipe = pipe
         self.task = task
+        self._keywords = keywords
         self.generates = task in GENERATING
         self.batch_size = batch_size if task in _BATCHES else 1
         self._cost = Cost()  # of a call, over rows times the length of the longest
@@ -171,6 +189,8 @@ class LoadedPipeline:
     def call(self, rows: Any, kwargs: dict[str, Any]) -> Any:
         """rows: a list of them, or a single one."""
         options: dict[str, Any] = {"batch_size": self.batch_size} if isinstance(rows, list) else {}
+        if not kwargs.keys().isdisjoint(_NEED_TOKENIZER):
+            options["tokenizer"] = self.pipe.tokenizer
         if self.task == "question-answering":
             asked = rows if isinstance(rows, list) else [rows]
             columns = {name: [row[name] for row in asked] for name in ("question", "context")}
@@ -205,7 +225,13 @@ class LoadedPipeline:
         """The error for a caller: what was wrong with the request, or the model's own fault as it is."""
         if isinstance(exc, MLServerError):
             return exc
-        fault = InferenceError(f"{ask.names}: {exc}") if _is_refusal(exc) else self._too_long(exc, ask)
+        if ask.kwargs and isinstance(exc, (ValueError, TypeError)) and _comes_through(_USERS, exc):
+            given = ", ".join(f"'{name}'" for name in ask.kwargs)
+            fault: InferenceError | None = InferenceError(f"inputs {given}: {exc}")
+        elif _comes_through(_JUDGES, exc):
+            fault = InferenceError(f"{ask.names}: {exc}")
+        else:
+            fault = self._too_long(exc, ask)
         if fault is None:
             return exc
         fault.__cause__ = exc
@@ -235,7 +261,7 @@ class LoadedPipeline:
             if tokens > limit:
                 return InferenceError(
                     f"{ask.names}: text {index} has {tokens} tokens, the model takes {limit}; "
-                    "shorten it, or ask with `truncation`"
+                    f"shorten it{self._or_truncate()}"
                 )
             if tokens + written <= limit:
                 continue
@@ -249,6 +275,14 @@ class LoadedPipeline:
                 f"default {written} are added: ask for fewer with `max_new_tokens`"
             )
         return None
+
+    def _or_truncate(self) -> str:
+        """How to ask for a text to be cut off, as far as the pipeline can be asked."""
+        if "truncation" in self._keywords:
+            return ", or ask with `truncation`"
+        if "tokenizer_kwargs" in self._keywords:
+            return ', or ask with `tokenizer_kwargs` {"truncation": true}, content type `hg_json`'
+        return ""
 
     def _written_by_default(self) -> int:
         """How many tokens the pipeline adds to a text at most if it is not told; 0 where nothing says."""
@@ -305,8 +339,8 @@ def _length(row: Any) -> int:
     return 0
 
 
-def _is_refusal(exc: Exception) -> bool:
-    """Whether an error came out of code that judges what a caller has asked for."""
+def _comes_through(functions: frozenset[str], exc: Exception) -> bool:
+    """Whether an error came out of one of these functions of transformers, or out of a task of ours."""
     if isinstance(exc, (RuntimeError, MemoryError, OSError)):
         return False
     traceback = exc.__traceback__
@@ -314,7 +348,7 @@ def _is_refusal(exc: Exception) -> bool:
     while traceback is not None:
         frame = traceback.tb_frame
         module = str(frame.f_globals.get("__name__"))
-        if frame.f_code.co_name in _JUDGES and module.partition(".")[0] != "mlserver_huggingface":
+        if frame.f_code.co_name in functions and module.partition(".")[0] != "mlserver_huggingface":
             return True
         traceback = traceback.tb_next
     return isinstance(exc, ValueError) and module.startswith("mlserver_huggingface.tasks.")

@@ -99,7 +99,7 @@ class HuggingFaceRuntime(MLModel):
             raise describe_failure(self.name, settings, exc) from exc
         task = self._task
         self._arguments = Arguments(self._model, task, self._settings.inputs)
-        self._pipeline = LoadedPipeline(self._model, task, settings.batch_size)
+        self._pipeline = LoadedPipeline(self._model, task, settings.batch_size, self._arguments.keywords)
         if not self._pipeline.batches:
             self.rows_independent = False  # type: ignore[misc]
         self._batcher = Batcher(

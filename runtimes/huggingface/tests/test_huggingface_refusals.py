@@ -58,7 +58,7 @@ WORDS = "the quick brown fox"
         (
             "text-classification",
             request(args=[WORDS], function_to_apply=["magic"]),
-            "inputs 'function_to_apply': ",
+            "input 'function_to_apply' is 'magic', expected one of sigmoid, softmax, none",
         ),
         (
             "text-classification",
@@ -69,7 +69,17 @@ WORDS = "the quick brown fox"
         (
             "token-classification",
             request(args=[WORDS], aggregation_strategy=["none!"]),
-            "aggregation_strategy",
+            "input 'aggregation_strategy' is 'none!', expected one of none, simple, first, average, max",
+        ),
+        (
+            "token-classification",
+            request(args=[WORDS], truncation=True),
+            "one of aggregation_strategy, (delimiter, )?ignore_labels, .*offset_mapping, stride$",
+        ),
+        (
+            "token-classification",
+            request(args=[WORDS], ignore_labels=5),
+            "inputs 'ignore_labels': .*'int' is not iterable",
         ),
         ("question-answering", request(question=["the dog?"]), "input 'context' is missing or empty"),
         (
@@ -96,7 +106,29 @@ WORDS = "the quick brown fox"
         (
             "fill-mask",
             request(array_inputs=["a [MASK]"], top_k=["x"]),
-            "input 'top_k' is .*expected a number",
+            "input 'top_k' is .*expected a whole number",
+        ),
+        (
+            "fill-mask",
+            request(array_inputs=["a [MASK]"], top_k=1.5),
+            "input 'top_k' is 1.5, expected a whole number",
+        ),
+        ("fill-mask", request(array_inputs=["a [MASK]"], top_k=-1), "'top_k' is -1, expected 0 to"),
+        ("fill-mask", request(array_inputs=["a [MASK]"], top_k=10**6), "'top_k' is 1000000, expected 0 to"),
+        (
+            "fill-mask",
+            request(array_inputs=["a [MASK]"], truncation=True),
+            "'truncation' is not known .*one of targets, tokenizer_kwargs, top_k$",
+        ),
+        (
+            "fill-mask",
+            request(array_inputs=["a [MASK]"], tokenizer_kwargs=["truncation"]),
+            r"'tokenizer_kwargs' is \['truncation'\], expected a JSON object",
+        ),
+        (
+            "text-classification",
+            request(args=[WORDS], padding=["wide"]),
+            "inputs 'padding': wide is not a valid PaddingStrategy",
         ),
         (
             "zero-shot-classification",
@@ -105,6 +137,41 @@ WORDS = "the quick brown fox"
         ),
         ("text-generation", request(array_inputs=[WORDS], max_tokens=5), "input 'max_tokens' is not known"),
         ("text-generation", request(array_inputs=[WORDS], max_new_tokens=-5), "'max_new_tokens' is -5"),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2.5),
+            "input 'max_new_tokens' is 2.5, expected a whole number of at least 1",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2, do_sample=True, temperature=-1.0),
+            r"inputs 'max_new_tokens', 'do_sample', 'temperature': `temperature` \(=-1.0\) has to be",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2, do_sample=True, temperature=0.0),
+            r"`temperature` \(=0.0\) has to be a strictly positive float",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2, do_sample=True, top_k=-5),
+            "`top_k` has to be a strictly positive integer, but is -5",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2, repetition_penalty=-1.0),
+            "`penalty` has to be a strictly positive float, but is -1.0",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], max_new_tokens=2, bad_words_ids=["dog"]),
+            "`bad_words_ids` has to be a list of lists",
+        ),
+        (
+            "text-generation",
+            request(array_inputs=[WORDS], assistant_early_exit=1),
+            "'assistant_early_exit' is not known",
+        ),
         (
             "text-generation",
             request(tensor("do_sample", [False]), array_inputs=["a"], max_new_tokens=600, min_new_tokens=500),
@@ -167,6 +234,35 @@ async def test_a_fault_of_the_model_is_no_refusal(serve: Serve, monkeypatch: pyt
     monkeypatch.setattr(model._model.model, "forward", broken)
     with pytest.raises(RuntimeError, match="out of order"):
         await model.predict(request(args=[WORDS]))
+
+
+async def test_what_a_model_is_configured_with_is_its_own_fault(serve: Serve) -> None:
+    model = await serve("text-generation")
+    configuration = model._model.model.generation_config
+    configuration.do_sample, configuration.temperature = True, -1.0
+    with pytest.raises(ValueError, match="temperature"):
+        await model.predict(request(array_inputs=[WORDS]))
+
+
+async def test_the_advice_for_long_texts_works(serve: Serve) -> None:
+    model = await serve("fill-mask")
+    text = "[MASK]" + " the" * 100
+    with pytest.raises(MLServerError, match=r"`tokenizer_kwargs` \{\"truncation\": true\}") as caught:
+        await model.predict(request(array_inputs=[text]))
+    assert caught.value.status_code == 400
+    cut = tensor("tokenizer_kwargs", ['{"truncation": true}'], "hg_json")
+    assert len(rows(await model.predict(request(cut, array_inputs=[text])))) == 5
+
+
+async def test_texts_that_end_a_generation(serve: Serve) -> None:
+    model = await serve("text-generation")
+    greedy = tensor("do_sample", [False])
+    asked = {"array_inputs": [WORDS], "max_new_tokens": 20}
+    ((whole,),) = rows(await model.predict(request(greedy, **asked)))
+    end = whole["generated_text"][len(WORDS) + 2]
+    ((short,),) = rows(await model.predict(request(greedy, **asked, stop_strings=[end])))
+    assert whole["generated_text"].startswith(short["generated_text"])
+    assert len(short["generated_text"]) < len(whole["generated_text"])
 
 
 async def test_what_is_the_servers_business_is_left_aside(serve: Serve) -> None:

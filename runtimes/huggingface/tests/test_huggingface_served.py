@@ -342,7 +342,11 @@ _QUESTION = tensor("question", ["who?"])
             r"'args' has shape \[2, 2\]",
         ),
         ("text-classification", [{**_TEXT, "shape": [0], "data": []}], "'args' is empty"),
-        ("text-classification", [_TEXT, tensor("top_k", ["x"])], r"'top_k' is \['x'\], expected a number"),
+        (
+            "text-classification",
+            [_TEXT, tensor("top_k", ["x"])],
+            r"'top_k' is \['x'\], expected a whole number",
+        ),
         ("text-classification", [], "no input to ask about.*'array_inputs'"),
         ("text-generation", [_TEXT, tensor("temperature", ["x"])], "'temperature' is .*expected a number"),
         ("question-answering", [_QUESTION], "'context' is missing"),

@@ -113,7 +113,10 @@ async def test_streams_do_not_wait_for_each_other(serve: Serve) -> None:
     [
         (request(array_inputs=[PROMPT, PROMPT]), "'array_inputs' has 2 elements, a stream answers one"),
         (request(args=[PROMPT], num_beams=3), "'num_beams': a stream follows one text"),
-        (request(args=[PROMPT], max_new_tokens=-1), "input 'max_new_tokens' is -1, expected at least 1"),
+        (
+            request(args=[PROMPT], max_new_tokens=-1),
+            "input 'max_new_tokens' is -1, expected a whole number of at least 1",
+        ),
     ],
 )
 async def test_refusals(serve: Serve, asked: InferenceRequest, match: str) -> None:

@@ -211,6 +211,10 @@ async def test_scalars_vectors_and_inputs_with_defaults(serve: Any) -> None:
     (output,) = (await model.predict(InferenceRequest(inputs=[column]))).outputs
     assert (output.shape, output.data.root) == ([3], [0, 10, 20])
     assert not model.rows_independent
+    assert [(t.name, t.parameters and t.parameters.model_dump()) for t in model.inputs] == [
+        ("x", None),
+        ("factor", {"required": False}),
+    ]
 
 
 # --- what a request gets wrong -----------------------------------------------------------------------------

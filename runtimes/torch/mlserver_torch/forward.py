@@ -175,6 +175,10 @@ def _outputs(program: torch.export.ExportedProgram, values: dict[str, Any]) -> l
     result = pytree.tree_unflatten(leaves, program.call_spec.out_spec)
     specs = []
     for name, argument in named(result).items():
+        if isinstance(argument, (Mapping, tuple, list)):
+            raise TypeError(
+                f"its output '{name}' is a {type(argument).__name__}, where a tensor was expected"
+            )
         value = values.get(getattr(argument, "name", ""))
         specs.append(_spec(name, value) if isinstance(value, torch.Tensor) else TensorSpec(name))
     return specs

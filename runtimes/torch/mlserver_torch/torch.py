@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
+import zipfile
 from typing import Any, Literal
 
 import msgspec
@@ -30,6 +31,8 @@ _OF_INPUTS = re.compile(
 _ERROR_NAMES = re.compile(r"^(\s*(builtins\.)?\w+(Error|Exception): )+")
 # PyTorch keeps what it is reading in a global: programs are read one after the other.
 _READING = threading.Lock()
+# What `torch.save` of long ago began with.
+_PICKLE = b"\x80"
 _OF_MACHINE = re.compile(r"\bcuda\b|out of memory|allocate|\bdevice", re.IGNORECASE)
 
 
@@ -103,6 +106,13 @@ class TorchModel(TensorModel):
         return program.module()
 
     def _read_script(self, path: str) -> Any:
+        if not _is_script(path):
+            raise MLServerError(
+                f"Model {self.name}: {path} holds weights or a pickled module of PyTorch, which need their "
+                "class: save a `state_dict` and name the class in parameters.extra.module, or save "
+                "TorchScript or an exported program",
+                422,
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the file is what it is
             with open(path, "rb") as file:
@@ -179,3 +189,13 @@ class TorchModel(TensorModel):
         lines = [line for line in str(exc).strip().splitlines() if line.strip()]
         text = _ERROR_NAMES.sub("", lines[-1]) if lines else type(exc).__name__
         return text if (raised or _OF_INPUTS.search(text)) and not _OF_MACHINE.search(text) else None
+
+
+def _is_script(path: str) -> bool:
+    """Whether a file may be TorchScript: not one of those that `torch.save` writes, which hold no code."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            return file.read(1) != _PICKLE  # anything else is for PyTorch to judge
+    with zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    return "data.pkl" not in names or "constants.pkl" in names

@@ -495,6 +495,37 @@ async def test_an_artefact_that_cannot_be_read(
     assert caught.value.status_code == 500 and text in str(caught.value)
 
 
+class Nested(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"a": x, "b": (x, x + 1)}
+
+
+async def test_a_program_with_outputs_inside_outputs(tmp_path: Path) -> None:
+    export(Nested(), tmp_path / "model.pt2", torch.ones(4, 2))
+    with pytest.raises(MLServerError, match="its output 'b' is a tuple, where a tensor was expected"):
+        await serve(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+async def test_a_module_that_was_pickled(tmp_path: Path, linear: Linear, zipped: bool) -> None:
+    torch.save(linear, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        MLServerError, match=r"weights or a pickled module of PyTorch.*extra\.module"
+    ) as caught:
+        await serve(tmp_path)
+    assert caught.value.status_code == 422
+
+
+@pytest.mark.parametrize("count", [1, 100])
+async def test_the_largest_integers(tmp_path: Path, count: int) -> None:
+    script(nn.Identity(), tmp_path / "model.pt")
+    model = await serve(tmp_path)
+    values = [2**63, *range(1, count)]
+    tensor = RequestInput(name="input", shape=[count], datatype="UINT64", data=values)
+    (output,) = (await model.predict(InferenceRequest(inputs=[tensor]))).outputs
+    assert (output.datatype, list(output.data)) == ("UINT64", values)
+
+
 async def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidModelURI, match=re.escape("holds none of model.pt2, model.pt, model.safetensors")

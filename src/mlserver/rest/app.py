@@ -24,11 +24,12 @@ from mlserver.cloudevents import (
     kubernetes_namespace,
     model_headers,
 )
-from mlserver.errors import InvalidRequest
+from mlserver.errors import InvalidRequest, MLServerError
 from mlserver.executor import Call, Reply
 from mlserver.replica import Calls
 from mlserver.rest.answer import failed
 from mlserver.rest.custom import CustomHandlers
+from mlserver.rest.head import BINARY_TENSORS
 from mlserver.rest.responses import Response, error_response
 from mlserver.service import Pending, Service, Target
 from mlserver.settings import Settings
@@ -291,6 +292,13 @@ async def _call(request: Request) -> Call:
     headers: dict[str, str] = {}
     for key, value in request.headers.items():
         headers.setdefault(key, value)
+    json_length = headers.get(BINARY_TENSORS)
+    if json_length is not None and json_length != headers.get("content-length"):
+        raise MLServerError(
+            "binary tensors over HTTP (`Inference-Header-Content-Length`) are not supported: send the "
+            "tensors as JSON, with `binary_data=False` in clients of Triton, or use gRPC",
+            415,
+        )
     return Call(await request.body(), headers)
 
 

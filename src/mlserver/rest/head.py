@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlserver.service import Target
 
 __all__ = [
+    "BINARY_TENSORS",
     "Head",
     "InferRoute",
     "Refusal",
@@ -24,6 +25,10 @@ __all__ = [
     "parse_head",
     "without_empty_lines",
 ]
+
+
+# How clients of Triton say where the JSON of a body ends and binary tensors begin, which is not spoken here.
+BINARY_TENSORS = "inference-header-content-length"
 
 
 class InferRoute:

@@ -16,7 +16,7 @@ from mlserver.listening import listen
 from mlserver.logging import logger
 from mlserver.metrics.requests import Gauge
 from mlserver.rest.asgi import ASGIApp, Scope
-from mlserver.rest.head import Head, InferRoute, accepts_gzip
+from mlserver.rest.head import BINARY_TENSORS, Head, InferRoute, accepts_gzip
 from mlserver.rest.protocol import HttpProtocol
 from mlserver.service import Service, Target
 
@@ -193,6 +193,8 @@ class HttpServer:
     def infer_route(self, head: Head) -> InferRoute | None:
         """The fast lane, if this request may take it."""
         if self.service is None or head.method != "POST" or (self._cors and "origin" in head.headers):
+            return None
+        if BINARY_TENSORS in head.headers:
             return None
         parts = head.target.partition(b"?")[0].split(b"/")
         if parts[:3] != [b"", b"v2", b"models"] or parts[-1] not in (b"infer", b"generate"):
