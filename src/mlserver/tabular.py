@@ -72,8 +72,8 @@ class Features:
 
     names: of the columns, in order; empty where the model knows none. count: how many; None if unknown.
     datatype: of a column in the metadata; datatypes: of those columns that have another one. Columns of BYTES
-    hold text. categories: the columns that the library wants as categories of pandas. examples: by column, a
-    value that it may have, where not any will do; the metadata shows them.
+    hold text. categories: those of the columns that the library wants as categories of pandas. examples: by
+    column, a value that it may have, where not any will do; the metadata shows them.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Features:
         count: int | None = None,
         datatype: str = "FP64",
         datatypes: Mapping[str, str] | None = None,
-        categories: Iterable[str] = (),
+        categories: Mapping[str, Sequence[Any]] | None = None,
         examples: Mapping[str, Any] | None = None,
     ) -> None:
         self.names = [str(name) for name in names]
@@ -90,7 +90,8 @@ class Features:
         self._names = frozenset(self.names)
         self._datatype = datatype
         self._datatypes = datatypes or {}
-        self.categories = list(categories)
+        self.categories = dict(categories or {})
+        self._indices: dict[int, Any] = {}  # of pandas, by the identity of the categories
         self._examples = examples or {}
         self.texts = frozenset(name for name, kind in self._datatypes.items() if kind == "BYTES")
 
@@ -122,7 +123,28 @@ class Features:
             return data
         if names != self.names:
             data = data[self.names]
-        return data.astype(dict.fromkeys(self.categories, "category")) if self.categories else data
+        categories = self._categories_in(data)
+        if not categories:
+            return data
+        data = data.copy(deep=False)
+        for name, values in categories.items():
+            data[name] = self._categorical(data[name], values)
+        return data
+
+    def _categories_in(self, frame: Any) -> Mapping[str, Sequence[Any]]:
+        """The categories of those columns of the frame that the library wants as such."""
+        return self.categories
+
+    def _categorical(self, column: Any, values: Sequence[Any]) -> Any:
+        """A column as categories of the fit. Values that it did not know are missing: left to themselves,
+        libraries may take them for their neighbours."""
+        import pandas as pd
+
+        index = self._indices.get(id(values))
+        if index is None:
+            index = self._indices[id(values)] = _without_booleans(pd.Index(values))
+        column = _without_booleans(column)
+        return pd.Categorical.from_codes(index.get_indexer(column), categories=index)
 
     def misfit(self, data: Any, strict: bool = True) -> str | None:
         """How the form of the data differs from that of the fit, in words that follow those for the request.
@@ -164,13 +186,21 @@ class Features:
             if faults:
                 return f"{' and '.join(faults)}: the model expects {quoted(self.names)}"
         if strict:
-            no_numbers = [
-                name
-                for name, dtype in zip(given, frame.dtypes, strict=True)
-                if name not in self.texts and getattr(dtype, "kind", "O") not in "biuf"
-            ]
+            objects = {
+                name: label
+                for name, label, dtype in zip(given, frame.columns, frame.dtypes, strict=True)
+                if getattr(dtype, "kind", "O") not in "biuf"
+            }
+            no_numbers = [name for name in objects if name not in self.texts]
             if no_numbers:
                 return f"holds no numbers in column{_s(no_numbers)} {quoted(no_numbers)}"
+            no_text = [
+                name
+                for name in self._categories_in(frame)
+                if name in objects and not _holds_text(frame[objects[name]])
+            ]
+            if no_text:
+                return f"holds values that are no text in column{_s(no_text)} {quoted(no_text)}"
         return _without_rows(frame.shape)
 
     def miscast(self, inputs: Sequence[RequestInput]) -> str | None:
@@ -214,7 +244,8 @@ class Features:
             except ImportError:
                 return
             values = {name: "" if name in self.texts else 0.0 for name in self.names}
-            yield pd.DataFrame({name: [value] for name, value in {**values, **self._examples}.items()})
+            row = {name: [value] for name, value in {**values, **self._examples}.items()}
+            yield self.arrange(pd.DataFrame(row))
 
 
 class Fitted:
@@ -261,7 +292,16 @@ class Fitted:
         return limit
 
     def outputs(self) -> list[MetadataTensor]:
-        """The outputs it gives, the default one first; those that it cannot tell are left out."""
+        """The outputs it gives, the default one first; those that it cannot tell are left out.
+
+        A model that answers no request without outputs, such as a transformer, shows one to ask for.
+        """
+        if self.default is None:
+            output = self._output(next(iter(self.methods))) if self.methods else None
+            if output is None:
+                return []
+            output.parameters = Parameters(on_request=True)
+            return [output]
         names = [self.method]
         if self.method == "predict" and "predict_proba" in self.methods:
             names.append("predict_proba")
@@ -286,7 +326,9 @@ class Fitted:
             return None
         try:
             call = self.default if name == self.method else self.methods[name]
-            result = None if call is None else call(self._sample)
+            result: Any = None if call is None else call(self._sample)
+            if hasattr(result, "toarray"):
+                result = result.toarray()
             if not isinstance(result, np.ndarray) or not result.ndim:
                 return None
             return _datatype(result.dtype), [-1, *(result.shape[1:] or (1,))]
@@ -302,7 +344,7 @@ class Fitted:
 
     def _find_sample(self) -> Any:
         """A row that the model accepts. None where none can be guessed."""
-        call = self.default
+        call = self.default or next(iter(self.methods.values()), None)
         if call is None:
             return None
         for sample in self.features.samples():
@@ -363,7 +405,8 @@ class TabularModel(ArtefactModel):
             listed = f"{', '.join(others)} and {last}"
             text = f"{type(self).__name__} only supports {listed} as outputs ({name} was received)"
             return InferenceError(text)
-        return InferenceError(f"{self._kind()} models do not support '{name}'")
+        has = quoted(self._about().methods)
+        return InferenceError(f"{self._kind()} models do not support '{name}'; this one has {has}")
 
     # Load
 
@@ -569,6 +612,18 @@ def _pandas_codec() -> Any:
     return PandasCodec
 
 
+def _without_booleans(values: Any) -> Any:
+    """Values of pandas, booleans as 0 and 1, which pandas takes for others."""
+    return values.astype("int8") if values.dtype == bool else values
+
+
+def _holds_text(column: Any) -> bool:
+    """Whether all values of a column are text, or missing."""
+    import pandas as pd
+
+    return pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
+
+
 def _is_frame(value: Any) -> bool:
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(value, pandas.DataFrame)
@@ -592,8 +647,8 @@ def _plain(result: Any, name: str) -> Any:
         return result.toarray()
     if isinstance(result, list):
         if result and isinstance(result[0], np.ndarray):
-            raise MLServerError(
-                f"'{name}' of a model with {len(result)} targets is a list of arrays, which is no tensor", 500
+            raise InferenceError(
+                f"'{name}' of a model with {len(result)} targets is a list of arrays, which is no tensor"
             )
         if all(isinstance(value, str) for value in result):
             return result

@@ -47,6 +47,19 @@ def save_sklearn_frame(path: Path) -> None:
     joblib.dump(make_pipeline(columns, LogisticRegression()).fit(frame, ["it's", "not"] * 3), path)
 
 
+def save_transformer(path: Path) -> None:
+    joblib.dump(StandardScaler().fit(X), path)
+
+
+def save_xgboost_categories(path: Path) -> None:
+    frame = pd.DataFrame(
+        {"city": pd.Categorical(["Rome", "Oslo"] * 9), "code": pd.Categorical([3, 7, 9] * 6)}
+    )
+    xgboost.XGBRegressor(n_estimators=2, enable_categorical=True).fit(frame, frame.code.cat.codes).save_model(
+        path
+    )
+
+
 def save_xgboost(path: Path) -> None:
     xgboost.XGBClassifier(n_estimators=2).fit(X, Y).save_model(path)
 
@@ -86,7 +99,9 @@ def save_onnx_image(path: Path) -> None:
     [
         ("iris.joblib", save_sklearn, "predict"),
         ("flats.pkl", save_sklearn_frame, "predict"),
+        ("scaler.joblib", save_transformer, "transform"),
         ("trees.json", save_xgboost, "predict"),
+        ("houses.json", save_xgboost_categories, "predict"),
         ("trees.txt", save_lightgbm, "predict"),
         ("trees.cbm", save_catboost, "predict"),
         ("graph.onnx", save_onnx, "output_label"),

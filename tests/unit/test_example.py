@@ -65,6 +65,19 @@ def test_what_the_metadata_suggests_comes_first() -> None:
     assert [given["data"] for given in found] == [["Rome"], [3]]
 
 
+def test_an_output_is_named_where_it_has_to_be() -> None:
+    for outputs, expected in (
+        ([tensor("transform", "FP64", [-1, 3], on_request=True)], [{"name": "transform"}]),
+        ([tensor("predict", "FP64", [-1, 1])], None),
+    ):
+        metadata = MetadataModelResponse(
+            name="m", platform="", inputs=[tensor("x", "FP64", [-1, 3])], outputs=outputs
+        )
+        line = curl_line(metadata, URL)
+        assert line is not None
+        assert json.loads(shlex.split(line)[-1]).get("outputs") == expected
+
+
 def test_of_alternatives_one_is_taken() -> None:
     text = tensor("image", "BYTES", [-1], content_type="str")
     encoded = tensor("image", "BYTES", [-1], content_type="base64")

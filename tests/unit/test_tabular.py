@@ -149,7 +149,9 @@ async def test_a_few_rows_are_computed_by_one_thread() -> None:
 async def test_outputs_it_does_not_have(linear: Linear) -> None:
     text = "Linear only supports 'predict', 'decision_function' and 'apply' as outputs (explain was received)"
     assert await refused(linear, request(X, "explain")) == text
-    assert await refused(linear, request(X, "apply")) == "ndarray models do not support 'apply'"
+    assert await refused(linear, request(X, "apply")) == (
+        "ndarray models do not support 'apply'; this one has 'predict', 'decision_function'"
+    )
 
 
 async def test_faults_of_the_model_stay_its_own(linear: Linear) -> None:

@@ -183,7 +183,10 @@ async def test_several_targets(serve: Serve) -> None:
 async def test_outputs_that_are_not_there(serve: Serve) -> None:
     served = await serve(fitted(CatBoostRegressor, VALUES))
     text = await refused(served, request(X, "predict_proba"))
-    assert text == "CatBoostRegressor models do not support 'predict_proba'"
+    assert text == (
+        "CatBoostRegressor models do not support 'predict_proba'; "
+        "this one has 'predict', 'decision_function', 'apply', 'pred_contribs'"
+    )
     for name in ("transform", "explain"):
         assert await refused(served, request(X, "predict", name)) == (
             "CatboostModel only supports 'predict', 'predict_proba', 'predict_log_proba', "
@@ -192,7 +195,7 @@ async def test_outputs_that_are_not_there(serve: Serve) -> None:
     served = await serve(ranker())
     same(await answer(served, X, "decision_function"), served._model.predict(X))
     text = await refused(served, request(X, "predict_proba"))
-    assert text == "CatBoostRanker models do not support 'predict_proba'"
+    assert text.startswith("CatBoostRanker models do not support 'predict_proba'; this one has 'predict', ")
 
 
 # --- inputs ------------------------------------------------------------------------------------------------

@@ -174,7 +174,10 @@ async def test_outputs_of_pickled_classifiers(serve: Serve, labels: Any) -> None
 async def test_outputs_that_are_not_there(serve: Serve) -> None:
     served = await serve(booster("regression", VALUES))
     text = await refused(served, request(X, "predict_proba"))
-    assert text == "Booster (objective 'regression') models do not support 'predict_proba'"
+    assert text == (
+        "Booster (objective 'regression') models do not support 'predict_proba'; "
+        "this one has 'predict', 'decision_function', 'apply', 'pred_contribs'"
+    )
     for name in ("transform", "explain"):
         assert await refused(served, request(X, "predict", name)) == (
             "LightGBMModel only supports 'predict', 'predict_proba', 'decision_function', 'apply' and "
@@ -182,7 +185,15 @@ async def test_outputs_that_are_not_there(serve: Serve) -> None:
         )
     served = await serve(lgb.LGBMRegressor(n_estimators=2, **QUIET).fit(X, VALUES))
     text = await refused(served, request(X, "predict_proba"))
-    assert text == "LGBMRegressor models do not support 'predict_proba'"
+    assert text.startswith("LGBMRegressor models do not support 'predict_proba'; this one has 'predict', ")
+    for leaf in (2, 200):  # 200: no tree has more than its root
+        linear = lgb.LGBMRegressor(n_estimators=2, linear_tree=True, min_data_in_leaf=leaf, verbose=-1)
+        served = await serve(linear.fit(X, VALUES))
+        text = await refused(served, request(X, "pred_contribs"))
+        assert text == (
+            "LGBMRegressor models do not support 'pred_contribs'; "
+            "this one has 'predict', 'decision_function', 'apply'"
+        )
 
 
 async def test_a_model_with_an_objective_of_its_own(serve: Serve) -> None:
@@ -241,6 +252,56 @@ async def test_categories(serve: Serve) -> None:
         text = await refused(served, request(plain.assign(city=1)))
         assert text == "the request holds numbers, not text, in column 'city'"
         assert "no numbers in column 'size'" in await refused(served, request(plain.assign(size="x")))
+        unknown = model.predict(frame.assign(city=pd.Categorical([None] * 90, categories=["Oslo", "Rome"])))
+        same(await answer(served, plain.assign(city="Paris")), unknown)
+
+
+async def test_categories_of_floats_and_booleans(serve: Serve) -> None:
+    frame = pd.DataFrame({"share": pd.Categorical(THREE + 0.5), "new": pd.Categorical(BINARY == 1)})
+    model = booster("regression", VALUES, frame)
+    served = await serve(model)
+    assert [t.datatype for t in served.inputs] == ["FP64", "BOOL"]
+    plain = frame.astype({"share": "float64", "new": "bool"})
+    same(await answer(served, plain), model.predict(frame))
+    same(await answer(served, plain.astype({"new": "int64"})), model.predict(frame))
+
+
+SIZES = pd.Categorical(np.array(["S", "M", "L"])[THREE], categories=["S", "M", "L"], ordered=True)
+
+
+@pytest.mark.parametrize("more", [{}, {"city": pd.Categorical(np.array(["Oslo", "Rome"])[BINARY])}])
+async def test_ordered_categories(serve: Serve, more: dict[str, Any]) -> None:
+    """They are numbers to LightGBM, which does not keep their column."""
+    frame = pd.DataFrame({"width": X[:, 0], "flag": BINARY, "size": SIZES, **more})
+    plain = frame.astype(dict.fromkeys(["size", *more], object))
+    for model in (
+        booster("regression", VALUES, frame),
+        lgb.LGBMRegressor(n_estimators=4, **QUIET).fit(frame, VALUES),
+    ):
+        served = await serve(model)
+        assert [t.datatype for t in served.inputs][:3] == ["FP64", "FP64", "BYTES"]
+        for rows in (slice(None), slice(3, 4)):
+            same(await answer(served, plain[rows]), model.predict(frame[rows]))
+        text = await refused(served, request(plain.assign(size=1)))
+        assert text == "the request holds numbers, not text, in column 'size'"
+
+
+async def test_ordered_categories_that_could_be_in_several_columns(serve: Serve) -> None:
+    city = pd.Categorical(np.array(["Oslo", "Rome"])[BINARY])
+    frame = pd.DataFrame({"rooms": THREE[::-1], "size": SIZES, "city": city})
+    plain = frame.astype({"size": object, "city": object})
+    model = booster("regression", VALUES, frame)
+    served = await serve(model)
+    same(await answer(served, plain), model.predict(frame))
+    assert described(served.outputs) == [("predict", "FP64", [-1, 1])]
+    assert await refused(served, request(plain.assign(size=1))) == (
+        "the request holds categories in 'city', but the model was fitted with 2 such columns: "
+        "send the texts of all, or one matrix of numbers"
+    )
+    text = await refused(served, request(plain.assign(city=1)))
+    assert text == "the request holds numbers, not text, in column 'city'"
+    codes = pd.DataFrame({"rooms": frame.rooms, "size": SIZES.codes, "city": city.codes}).to_numpy("float64")
+    same(await answer(served, codes), model.predict(codes))
 
 
 @pytest.mark.parametrize(("data", "text"), MISFITS)

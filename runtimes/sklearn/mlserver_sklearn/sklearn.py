@@ -53,7 +53,14 @@ class SKLearnModel(TabularModel):
         return io.load(path, trusted=list(trusted))
 
     def _open(self, model: Any) -> Fitted:
-        return open_estimator(model, self._extra("predict_fn") or PREDICT_OUTPUT)
+        method = self._extra("predict_fn")
+        if method and not callable(getattr(model, method, None)):
+            raise MLServerError(
+                f"Model {self.name}: parameters.extra.predict_fn is '{method}', "
+                f"which is no method of {final_type(model)}",
+                422,
+            )
+        return open_estimator(model, method or PREDICT_OUTPUT)
 
     def _prepare(self, data: Any, payload: InferenceRequest) -> Any:
         return self._about().features.arrange(data)
@@ -62,10 +69,15 @@ class SKLearnModel(TabularModel):
         return refusals.find(exc, data, payload, self._about().features)
 
     def _unsupported(self, name: str) -> MLServerError:
-        # Clients know both texts: the first without its later names, the second without its last quote.
+        # Clients know these texts: the first without its later names, the second without its last quote.
         if name not in self.output_names:
             return InferenceError(
                 "SKLearnModel only supports 'predict', 'predict_proba' and 'transform' as outputs "
                 f"({name} was received)"
             )
-        return InferenceError(f"{final_type(self._model)} models do not support '{name}")
+        if name == PREDICT_PROBA_OUTPUT:
+            return InferenceError(f"{self._kind()} models do not support '{name}")
+        return super()._unsupported(name)
+
+    def _kind(self) -> str:
+        return str(final_type(self._model))

@@ -145,10 +145,15 @@ async def test_transform(serve: Serve) -> None:
         np.testing.assert_array_equal(NumpyCodec.decode_output(output), estimator.transform(X))
 
 
-async def test_a_predict_fn_that_is_not_there_is_the_models_fault(serve: Serve) -> None:
-    model = await serve(LogisticRegression().fit(X, Y), extra={"predict_fn": "foretell"})
-    with pytest.raises(AttributeError, match="foretell"):
-        await model.predict(matrix(X))
+async def test_a_predict_fn_that_is_not_there_fails_the_load(serve: Serve) -> None:
+    for name in ("foretell", "n_features_in_"):
+        with pytest.raises(MLServerError) as caught:
+            await serve(LogisticRegression().fit(X, Y), extra={"predict_fn": name})
+        assert caught.value.status_code == 422
+        assert str(caught.value) == (
+            f"Model m: parameters.extra.predict_fn is '{name}', which is no method of "
+            "<class 'sklearn.linear_model._logistic.LogisticRegression'>"
+        )
 
 
 async def test_R35_an_unknown_output_is_named(serve: Serve) -> None:
@@ -173,12 +178,22 @@ async def test_regressors_have_no_predict_proba(serve: Serve, estimator: Any) ->
 
 
 async def test_methods_that_an_estimator_lacks_are_refused(serve: Serve) -> None:
-    assert "do not support 'transform" in await refused(
+    assert "models do not support 'transform'; this one has 'predict', 'predict_proba', " in await refused(
         await serve(LogisticRegression().fit(X, Y)), matrix(X, outputs=["transform"])
     )
-    assert "StandardScaler'> models do not support 'predict" in await refused(
-        await serve(StandardScaler().fit(X)), matrix(X)
+    assert await refused(await serve(StandardScaler().fit(X)), matrix(X)) == (
+        "<class 'sklearn.preprocessing._data.StandardScaler'> models do not support 'predict'; "
+        "this one has 'transform'"
     )
+
+
+@pytest.mark.parametrize("make", [StandardScaler, OneHotEncoder])
+async def test_metadata_of_a_transformer_shows_what_to_ask_for(serve: Serve, make: Any) -> None:
+    estimator = make().fit(X)
+    (output,) = (await serve(estimator)).outputs
+    assert (output.name, output.datatype) == ("transform", "FP64")
+    assert output.shape == [-1, estimator.transform(X).shape[1]]
+    assert output.parameters.on_request is True
 
 
 @pytest.mark.parametrize("dtype", [object, "U"])
@@ -220,12 +235,12 @@ async def test_several_targets(serve: Serve) -> None:
     assert [(t.name, t.shape) for t in model.outputs] == [("predict", [-1, 2])]
 
 
-async def test_probabilities_of_several_targets_are_an_error_with_a_text(serve: Serve) -> None:
+async def test_probabilities_of_several_targets_are_refused(serve: Serve) -> None:
     targets = np.column_stack([Y, 1 - Y])
     model = await serve(RandomForestClassifier(n_estimators=2, random_state=0).fit(X, targets))
-    with pytest.raises(MLServerError, match="'predict_proba' of a model with 2 targets") as caught:
-        await model.predict(matrix(X, outputs=["predict_proba"]))
-    assert caught.value.status_code == 500
+    assert await refused(model, matrix(X, outputs=["predict_proba"])) == (
+        "'predict_proba' of a model with 2 targets is a list of arrays, which is no tensor"
+    )
 
 
 async def test_a_sparse_result_is_sent_dense(serve: Serve) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import xgboost as xgb
 
 from mlserver.errors import InferenceError, MLServerError
@@ -19,7 +21,6 @@ from mlserver.tabular import (
     TabularModel,
     is_known_code,
     is_pickle,
-    quoted,
     subject_of,
 )
 from mlserver.types import InferenceRequest
@@ -36,6 +37,17 @@ _INTERFACES = {"classifier": xgb.XGBClassifier, "ranker": xgb.XGBRanker, "regres
 # Since XGBoost 3.1, which also gave up the old binary format.
 _KEEPS_CATEGORIES = hasattr(xgb.Booster, "get_categories")
 _DATATYPES = {"int": "INT64", "i": "BOOL"}
+# What a file calls the types of integers that are categories. XGBoost takes them in the type of the fit only.
+_INTEGERS = {
+    9: "int8",
+    10: "uint8",
+    11: "int16",
+    12: "uint16",
+    13: "int32",
+    14: "uint32",
+    15: "int64",
+    16: "uint64",
+}
 
 
 class XGBoostModel(TabularModel):
@@ -67,20 +79,17 @@ class XGBoostModel(TabularModel):
         text = str(exc)
         if "`inf`" in text:
             return InferenceError(f"{subject_of(payload)} holds infinity, which the model does not take")
-        if "doesn't match the one used in the training" in text or "Category index from DataFrame" in text:
-            names = quoted(self._about().features.categories)
-            return InferenceError(
-                f"{subject_of(payload)} holds values of another type than the categories of {names}"
-            )
         return None
 
     def _unsupported(self, name: str) -> MLServerError:
-        # Clients know both texts: the first without its later names, the second without its last quote.
+        # Clients know these texts: the first without its later names, the second without its last quote.
         if name not in self.output_names:
             return InferenceError(
                 f"XGBoostModel only supports 'predict' and 'predict_proba' as outputs ({name} was received)"
             )
-        return InferenceError(f"{self._kind()} models do not support '{name}")
+        if name == PREDICT_PROBA_OUTPUT:
+            return InferenceError(f"{self._kind()} models do not support '{name}")
+        return super()._unsupported(name)
 
     def _kind(self) -> str:
         return "XGBRegressor" if isinstance(self._model, xgb.Booster) else type(self._model).__name__
@@ -138,16 +147,25 @@ def _features(booster: Any) -> Features:
     if "c" not in types:
         return Features(names, count, "FP32", datatypes)
     # Since XGBoost 3.1 a model knows its categories, and takes values; before, it takes their numbers.
-    model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"].get("model", {})
-    kept = model.get("cats", {}).get("enc", [])
-    categories = []
+    saved = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]
+    kept = saved.get("gbtree", saved).get("model", {}).get("cats", {}).get("enc", [])  # dart holds a gbtree
+    categories = {}
     for name, kind, encoding in zip(names, types, kept or [{}] * len(names), strict=True):
         if kind == "c":
-            categories.append(name)
-            datatypes[name] = "BYTES" if encoding.get("offsets") else "INT64"
+            categories[name] = _values(encoding)
+            datatypes[name] = "BYTES" if "offsets" in encoding else "INT64"
     if not kept:
         return _Codes(names, count, "FP32", datatypes)
     return Features(names, count, "FP32", datatypes, categories)
+
+
+def _values(encoding: dict[str, Any]) -> Any:
+    """Categories as a model file has them: integers, or texts as the signed bytes of all of them."""
+    values, offsets = encoding.get("values", []), encoding.get("offsets")
+    if offsets is None:
+        return np.array(values, _INTEGERS.get(encoding.get("type", 0), "int64"))
+    text = np.array(values, "int8").tobytes()
+    return [text[start:end].decode() for start, end in pairwise(offsets)]
 
 
 def _methods(model: Any, booster: Any) -> dict[str, Method]:
@@ -163,9 +181,15 @@ def _methods(model: Any, booster: Any) -> dict[str, Method]:
     methods: dict[str, Method] = {
         "predict": predict,
         "decision_function": partial(predict, output_margin=True),
-        # What each feature, and last the bias, adds to the margin: [rows, (classes,) features + 1].
-        "pred_contribs": partial(predict_matrix, pred_contribs=True),
     }
+    # What each feature, and last the bias, adds to the margin: [rows, (classes,) features + 1].
+    contributions = partial(predict_matrix, pred_contribs=True)
+    try:
+        contributions(np.zeros((1, booster.num_features())))
+    except xgb.core.XGBoostError:
+        pass  # not for trees of several targets, which nothing but the trees themselves tells
+    else:
+        methods["pred_contribs"] = contributions
     if isinstance(model, xgb.XGBClassifier):
         methods["predict_proba"] = partial(model.predict_proba, validate_features=False)
     if json.loads(booster.save_config())["learner"]["gradient_booster"].get("name") != "gblinear":

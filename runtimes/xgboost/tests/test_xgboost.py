@@ -37,7 +37,7 @@ from tests.tabular import (
 from mlserver.codecs import NumpyCodec
 from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.model import promises
-from mlserver.types import InferenceRequest, RequestInput
+from mlserver.types import InferenceRequest, Parameters, RequestInput
 
 
 def classifier(target: Any = THREE, data: Any = X, **settings: Any) -> Any:
@@ -241,8 +241,25 @@ async def test_outputs_that_are_not_there(serve: Serve) -> None:
             f"XGBoostModel only supports 'predict' and 'predict_proba' as outputs ({name} was received)"
         )
     linear = await serve(regressor(booster="gblinear"))
-    assert await refused(linear, request(X, "apply")) == "XGBRegressor models do not support 'apply"
+    assert await refused(linear, request(X, "apply")) == (
+        "XGBRegressor models do not support 'apply'; "
+        "this one has 'predict', 'decision_function', 'pred_contribs'"
+    )
     same(await answer(linear, X), linear._model.predict(X))
+
+
+async def test_trees_of_several_targets_have_no_contributions(serve: Serve) -> None:
+    for strategy in ("multi_output_tree", "one_output_per_tree"):
+        model = xgb.XGBRegressor(n_estimators=2, multi_strategy=strategy).fit(X, X[:, :2])
+        served = await serve(model)
+        same(await answer(served, X), model.predict(X))
+        if strategy == "multi_output_tree":
+            text = await refused(served, request(X, "pred_contribs"))
+            assert text.startswith(
+                "XGBRegressor models do not support 'pred_contribs'; this one has 'predict'"
+            )
+        else:
+            assert (await answer(served, X, "pred_contribs")).shape == [90, 2, 4]
 
 
 async def test_another_model_can_be_put_in_place(serve: Serve) -> None:
@@ -323,8 +340,71 @@ async def test_categories(serve: Serve) -> None:
     assert [tensor.datatype for tensor in served.inputs] == ["BYTES", "FP32", "INT64", "BOOL"]
     same(await answer(served, frame), model.predict(floors))
     assert "holds no numbers in column 'floor'" in await refused(served, request(frame.assign(floor="x")))
-    text = await refused(served, request(frame.assign(floor=frame.floor + 0.5)))
-    assert text == "the request holds values of another type than the categories of 'city', 'floor'"
+
+
+def column(name: str, datatype: str, *values: Any, content_type: str | None = None) -> RequestInput:
+    parameters = None if content_type is None else Parameters(content_type=content_type)
+    return RequestInput(
+        name=name, datatype=datatype, shape=[len(values), 1], data=list(values), parameters=parameters
+    )
+
+
+def houses(codes: Any = (3, 7, 9)) -> tuple[pd.DataFrame, Any]:
+    """Data with categories of text and of integers, and what depends on them and on their being missing."""
+    frame = pd.DataFrame({"city": ["Oslo", "Rome", None] * 30, "code": pd.Categorical(np.repeat(codes, 30))})
+    frame["city"] = pd.Categorical(frame["city"])
+    cities = frame["city"].cat.codes.map({0: 0.0, 1: 5.0, -1: 50.0})
+    return frame, cities + frame["code"].cat.codes.to_numpy()
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost does not keep categories")
+@pytest.mark.parametrize("booster", ["gbtree", "dart"])
+async def test_categories_that_the_fit_did_not_know_are_missing(serve: Serve, booster: str) -> None:
+    frame, target = houses()
+    model = xgb.XGBRegressor(n_estimators=20, booster=booster, enable_categorical=True).fit(frame, target)
+    served = await serve(model)
+
+    async def ask(cities: list[Any], *codes: Any, datatype: str = "INT64") -> Any:
+        inputs = [column("city", "BYTES", *cities), column("code", datatype, *codes)]
+        (output,) = (await served.predict(InferenceRequest(inputs=inputs))).outputs
+        return NumpyCodec.decode_output(output).ravel().round().tolist()
+
+    assert await ask(["Oslo", "Rome", None], 3, 3, 3) == [0, 5, 50]
+    assert await ask([None], 9) == [52]
+    for unknown in ("", "Berlin", "Paris", "Zagreb"):
+        assert await ask([unknown], 3) == [50]
+        assert await ask([unknown, "Rome", unknown], 3, 3, 3) == [50, 5, 50]
+    missing = (await ask(["Rome"], None, datatype="FP64"))[0]
+    for datatype in ("INT8", "INT32", "INT64", "UINT8", "UINT64", "FP32", "FP64"):
+        assert await ask(["Rome"] * 3, 3, 9, 99, datatype=datatype) == [5, 7, missing]
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost does not keep categories")
+@pytest.mark.parametrize("dtype", ["int8", "int32"])
+async def test_categories_of_integers_of_another_size(serve: Serve, dtype: str) -> None:
+    frame, target = houses(np.array([3, 7, 9], dtype))
+    model = xgb.XGBRegressor(n_estimators=4, enable_categorical=True).fit(frame, target)
+    served = await serve(model)
+    same(await answer(served, frame.astype({"city": object, "code": "int64"})), model.predict(frame))
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost does not keep categories")
+async def test_categories_that_are_no_text_are_named(serve: Serve) -> None:
+    frame, target = houses()
+    served = await serve(xgb.XGBRegressor(n_estimators=2, enable_categorical=True).fit(frame, target))
+    city = column("city", "BYTES", "T3Nsbw==", content_type="base64")
+    text = await refused(served, InferenceRequest(inputs=[city, column("code", "INT64", 3)]))
+    assert text == "the request holds values that are no text in column 'city'"
+
+
+@pytest.mark.skipif(not KEEPS_CATEGORIES, reason="this XGBoost does not keep categories")
+async def test_metadata_of_a_classifier_with_categories(serve: Serve) -> None:
+    frame, _ = houses()
+    served = await serve(xgb.XGBClassifier(n_estimators=2, enable_categorical=True).fit(frame, BINARY))
+    proba = served.outputs[1]
+    assert (proba.name, proba.datatype, proba.shape) == ("predict_proba", "FP32", [-1, 2])
+    plain = frame.astype({"city": object, "code": "int64"})
+    assert (await answer(served, plain, "predict_proba")).datatype == "FP32"
 
 
 async def test_categories_of_models_that_did_not_keep_them(tmp_path: Path) -> None:
