@@ -11,6 +11,7 @@ from typing import Any
 import joblib
 
 from mlserver.errors import InferenceError, MLServerError
+from mlserver.logging import logger
 from mlserver.tabular import PICKLES, Fitted, TabularModel
 from mlserver.types import InferenceRequest
 from mlserver_sklearn import refusals
@@ -55,10 +56,12 @@ class SKLearnModel(TabularModel):
     def _open(self, model: Any) -> Fitted:
         method = self._extra("predict_fn")
         if method and not callable(getattr(model, method, None)):
-            raise MLServerError(
-                f"Model {self.name}: parameters.extra.predict_fn is '{method}', "
-                f"which is no method of {final_type(model)}",
-                422,
+            # Requests that name their outputs are answered all the same.
+            logger.warning(
+                "Model '%s': parameters.extra.predict_fn is '%s', which is no method of %s",
+                self.name,
+                method,
+                final_type(model),
             )
         return open_estimator(model, method or PREDICT_OUTPUT)
 
