@@ -796,9 +796,7 @@ def test_frames_share_nothing() -> None:
     ("content_type", "value"),
     [(None, "a"), ("str", "a"), ("np", "a"), ("datetime", "2021-01-01"), ("base64", "YQ==")],
 )
-def test_columns_without_values_are_like_others(
-    content_type: str | None, value: str, declared: bool
-) -> None:
+def test_columns_without_values_are_like_others(content_type: str | None, value: str, declared: bool) -> None:
     """A row becomes the same, whatever rows come with it."""
 
     def column(values: list[Any]) -> Any:
