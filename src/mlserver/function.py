@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
-from mlserver.codecs.base import without_none
+from mlserver.codecs.base import allows_none
 from mlserver.codecs.decorator import SignatureCodec
 from mlserver.errors import InferenceError, MLServerError, OutputNotFound
 from mlserver.model import MLModel
-from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.types import InferenceRequest, InferenceResponse, RequestOutput, ResponseOutput
 
 if TYPE_CHECKING:
     from mlserver.signature import TensorSpec
@@ -30,6 +30,7 @@ class FunctionModel(MLModel):
     _codec: ClassVar[SignatureCodec]
     _required: ClassVar[list[str]]
     _optional: ClassVar[list[str]]
+    _may_return_none: ClassVar[bool]
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         arguments: dict[str, Any] = {**dict.fromkeys(self._optional), **self._codec.decode_request(payload)}
@@ -40,10 +41,22 @@ class FunctionModel(MLModel):
         returned = type(self).function(**arguments)
         if inspect.isawaitable(returned):
             returned = await returned
+        if returned is None and not self._may_return_none:
+            raise MLServerError(f"The function of model '{self.name}' returned nothing", 500)
         try:
-            return self._codec.encode_response(self.name, returned, self.version)
+            response = self._codec.encode_response(self.name, returned, self.version)
         except OutputNotFound as exc:
             raise MLServerError(str(exc), 500) from exc  # the function did not keep to its own hint
+        if payload.outputs and response is not returned:
+            response.outputs = self._asked_for(payload.outputs, response.outputs)
+        return response
+
+    def _asked_for(self, wanted: list[RequestOutput], given: list[ResponseOutput]) -> list[ResponseOutput]:
+        from mlserver.signature import check_outputs
+
+        outputs = {output.name: output for output in given}
+        check_outputs([output.name for output in wanted], outputs)
+        return [outputs[output.name] for output in wanted]
 
     @cached_property
     def _declared(self) -> dict[str, TensorSpec]:
@@ -93,7 +106,7 @@ def from_function(function: Function | None = None, *, rows_independent: bool = 
     if signature.return_annotation is signature.empty:
         raise TypeError(f"{called}: what it returns needs a type hint")
     without_default = [p for p in signature.parameters.values() if p.default is p.empty]
-    optional = [p.name for p in without_default if without_none(p.annotation) is not p.annotation]
+    optional = [p.name for p in without_default if allows_none(p.annotation)]
     members = {
         "__doc__": function.__doc__,
         "__module__": function.__module__,
@@ -104,6 +117,7 @@ def from_function(function: Function | None = None, *, rows_independent: bool = 
         "_codec": SignatureCodec(function, is_method=False),
         "_required": [p.name for p in without_default if p.name not in optional],
         "_optional": optional,
+        "_may_return_none": allows_none(signature.return_annotation),
     }
     return type(called, (FunctionModel,), members)
 

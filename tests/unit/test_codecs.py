@@ -809,6 +809,35 @@ def test_frames_share_nothing() -> None:
     assert second.to_numpy().tolist() == [[1.0, 3.0], [2.0, 4.0]]
 
 
+@pytest.mark.parametrize("declared", [True, False], ids=["by the model", "by the request"])
+@pytest.mark.parametrize(
+    ("content_type", "value"),
+    [(None, "a"), ("str", "a"), ("np", "a"), ("datetime", "2021-01-01"), ("base64", "YQ==")],
+)
+def test_columns_without_values_are_like_others(content_type: str | None, value: str, declared: bool) -> None:
+    """A row becomes the same, whatever rows come with it."""
+
+    def column(values: list[Any]) -> Any:
+        tensor = RequestInput(name="c", shape=[len(values), 1], datatype="BYTES", data=values)
+        parameters = Parameters(content_type=content_type)
+        if declared and content_type:
+            metadata = MetadataTensor(name="c", datatype="BYTES", shape=[-1, 1], parameters=parameters)
+            return negotiation.decode_request(request(tensor), None, {"c": metadata}, PandasCodec)["c"]
+        tensor.parameters = parameters
+        return PandasCodec.decode_request(request(tensor))["c"]
+
+    if content_type == "base64":  # has no null
+        assert column([]).dtype == column([value]).dtype
+        return
+    beside = column([value, None])
+    assert column([]).dtype == column([value]).dtype == beside.dtype
+    for alone in (column([None]), column([None, None])):
+        assert alone.dtype == beside.dtype and len(alone) in (1, 2)
+        assert alone[0] is beside[1] or (alone[0] != alone[0] and beside[1] != beside[1])
+    echoed = PandasCodec.encode_outputs(pd.DataFrame({"c": column([])}))[0]
+    assert (echoed.datatype, echoed.shape) == ("BYTES", [0, 1])
+
+
 def test_long_labels_are_not_remembered() -> None:
     """Clients choose them."""
     frame = pd.DataFrame({"a" * 5000: [1.0], "b": [2.0]})

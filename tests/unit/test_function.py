@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from mlserver import MLModel, ModelSettings
 from mlserver.codecs import NumpyCodec, PandasCodec, StringCodec
 from mlserver.errors import CodecError, CodecNotFound, InferenceError, InputsNotFound, MLServerError
 from mlserver.model import promises
-from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, RequestInput
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, RequestInput, RequestOutput
 from tests.docs.pages import DOCS, blocks
 from tests.running import process, serving, write_model
 
@@ -167,6 +168,103 @@ async def test_a_function_that_breaks_its_own_promise() -> None:
     with pytest.raises(MLServerError) as caught:
         await ask(model, x=1)
     assert caught.value.status_code == 500
+
+
+async def test_a_column_named_like_the_frame() -> None:
+    @mlserver.from_function
+    def model(data: pd.DataFrame) -> np.ndarray:
+        return data["data"].to_numpy() * data["w"].to_numpy()
+
+    assert (await ask(model, data=np.array([1, 2]), w=np.array([3, 4]))).outputs[0].data.root == [3, 8]
+
+
+@pytest.mark.parametrize(("element", "text"), [(str, "a"), (datetime, "2021-01-01")])
+async def test_null_in_lists(element: Any, text: str) -> None:
+    def function(x: Any) -> Any:
+        assert x[1] is None
+        return x
+
+    async def asked(hint: Any) -> Any:
+        function.__annotations__.update({"x": hint, "return": hint})
+        model = mlserver.from_function(function)
+        tensor = RequestInput(name="x", datatype="BYTES", shape=[2, 1], data=[text, None])
+        served = model(ModelSettings(name="m", implementation=model))
+        return (await served.predict(InferenceRequest(inputs=[tensor]))).outputs[0].data.root
+
+    expected = "text" if element is str else "points in time"
+    for hint in (list[element], Annotated[list[Annotated[element, "x"]], "x"], list[element] | None):
+        with pytest.raises(InferenceError) as caught:
+            await asked(hint)
+        assert str(caught.value) == f"input 'x' holds null in element 1, but the model expects {expected}"
+    for hint in (list[element | None], Annotated[list[Annotated[element | None, "x"]], "x"]):
+        first, second = await asked(hint)
+        assert first.startswith(text.encode()) and second is None
+
+
+async def test_a_function_that_returns_nothing() -> None:
+    def function(x: int) -> Any:
+        pass
+
+    async def asked(hint: Any) -> InferenceResponse:
+        function.__annotations__["return"] = hint
+        return await ask(mlserver.from_function(function), x=1)
+
+    for hint in (int, Annotated[np.ndarray, "x"], tuple[int | None, str]):
+        with pytest.raises(MLServerError, match="The function of model 'm' returned nothing") as caught:
+            await asked(hint)
+        assert caught.value.status_code == 500
+    for hint in (None, int | None):
+        assert (await asked(hint)).outputs == []
+
+
+async def test_large_integers() -> None:
+    def function(x: int) -> Any:
+        return 2**x - 1
+
+    async def asked(hint: Any, bits: int) -> Any:
+        function.__annotations__["return"] = hint
+        (output,) = (await ask(mlserver.from_function(function), x=bits)).outputs
+        return output.datatype, output.data.root
+
+    assert await asked(int, 63) == ("INT64", [2**63 - 1])
+    assert await asked(int, 64) == ("UINT64", [2**64 - 1])
+    for hint, bits in ((int, 65), (float, 2000)):
+        with pytest.raises(MLServerError) as caught:
+            await asked(hint, bits)
+        assert str(caught.value) == f"'output-0' is an int of {bits} bits, which no datatype holds"
+        assert caught.value.status_code == 500
+
+
+async def test_outputs_that_are_asked_for() -> None:
+    def pair(x: int) -> tuple[int, int]:
+        return x, -x
+
+    def frame(x: int) -> pd.DataFrame:
+        return pd.DataFrame({"a": [x], "b": [-x]})
+
+    async def asked(function: Any, *names: str) -> Any:
+        model = mlserver.from_function(function)
+        request = InferenceRequest(
+            inputs=[NumpyCodec.encode_input("x", np.array([1]))],
+            outputs=[RequestOutput(name=name) for name in names],
+        )
+        served = model(ModelSettings(name="m", implementation=model))
+        return [(output.name, output.data.root) for output in (await served.predict(request)).outputs]
+
+    assert await asked(pair) == [("output-0", [1]), ("output-1", [-1])]
+    assert await asked(pair, "output-1") == [("output-1", [-1])]
+    assert await asked(frame, "b", "a") == [("b", [-1]), ("a", [1])]
+    with pytest.raises(InferenceError, match="the model has no output 'c': it gives 'a', 'b'"):
+        await asked(frame, "c")
+
+
+async def test_a_parameter_with_a_note_may_not_be_left_out() -> None:
+    @mlserver.from_function
+    def model(x: Annotated[np.ndarray, "pixels"]) -> np.ndarray:
+        return x
+
+    with pytest.raises(InferenceError, match="the request lacks input 'x'"):
+        await ask(model)
 
 
 def test_functions_that_are_no_models() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,35 @@ OUTPUTS = (
     "apply",
 )
 _ROW_WISE = frozenset((*OUTPUTS, "inverse_transform"))
+
+
+class Columns(Features):
+    """The features of an estimator of rows. missing: by column of text, what stands for a missing one.
+
+    Encoders and imputers tell None from NaN, and which of them a frame holds depends on where it came from.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        count: int | None,
+        datatypes: Mapping[str, str],
+        examples: Mapping[str, Any],
+        missing: Mapping[str, Any],
+    ) -> None:
+        super().__init__(names, count, datatypes=datatypes, examples=examples)
+        self._missing = missing
+
+    def arrange(self, data: Any) -> Any:
+        data = super().arrange(data)
+        if not self._missing or not hasattr(data, "columns"):
+            return data
+        changed = {
+            name: (column := data[name]).astype(object).where(column.notna(), value)
+            for name, value in self._missing.items()
+            if name in data
+        }
+        return data.assign(**changed)
 
 
 class Documents(Features):
@@ -83,12 +112,17 @@ def _features(estimator: Any) -> Features:
     count = getattr(estimator, "n_features_in_", None)
     if _is_vectorizer(first):
         return Documents(names, count)
-    columns = dict(_particular_columns(estimator, names))
-    return Features(
+    columns = {name: (value, missing) for name, value, missing in _particular_columns(estimator, names)}
+    return Columns(
         names,
         count,
-        datatypes={name: "BYTES" for name, value in columns.items() if isinstance(value, str)},
-        examples={name: value for name, value in columns.items() if value != ""},
+        datatypes={name: "BYTES" for name, (value, _) in columns.items() if isinstance(value, str)},
+        examples={name: value for name, (value, _) in columns.items() if value != ""},
+        missing={
+            name: missing[0]
+            for name, (value, missing) in columns.items()
+            if isinstance(value, str) and len(missing) == 1
+        },
     )
 
 
@@ -116,21 +150,21 @@ def _is_vectorizer(step: Any) -> bool:
     return any(cls.__name__ == "_VectorizerMixin" for cls in type(step).__mro__)
 
 
-def _particular_columns(estimator: Any, names: list[str]) -> Iterator[tuple[str, Any]]:
-    """Columns that are read as text or categories, with a value that each may have; of text an empty one."""
+def _particular_columns(estimator: Any, names: list[str]) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Columns that are read as text or categories, with a value that each may have, of text an empty one; and
+    with what stands for a missing one."""
     whole = [("", estimator, names)]
     for _, transformer, columns in getattr(_ends(estimator)[0], "transformers_", whole):
         if isinstance(columns, (slice, int)):
             continue
         labels = [columns] if isinstance(columns, str) else columns
         if _is_vectorizer(_ends(transformer)[0]):
-            yield from ((label, "") for label in labels if isinstance(label, str))
+            yield from ((label, "", []) for label in labels if isinstance(label, str))
         for label, categories in zip(labels, _categories(transformer, len(labels)), strict=False):
             texts = [value for value in categories if isinstance(value, str)]
-            # Neither None nor NaN, which stand for a missing value.
             known = texts or [value for value in categories if value is not None and value == value]
             if isinstance(label, str) and known:
-                yield label, np.asarray(known[0]).item()
+                yield label, np.asarray(known[0]).item(), _missing(transformer, categories)
 
 
 def _categories(transformer: Any, columns: int) -> Any:
@@ -139,3 +173,10 @@ def _categories(transformer: Any, columns: int) -> Any:
     parts = [step for _, step in steps] if isinstance(steps, list) else [transformer]
     found = next((part.categories_ for part in parts if hasattr(part, "categories_")), ())
     return found if len(found) == columns else ()
+
+
+def _missing(transformer: Any, categories: Any) -> list[Any]:
+    """What stands for a missing value: what an imputer looks for, or else those among the categories."""
+    first, _ = _ends(transformer)
+    values = [first.missing_values] if hasattr(first, "missing_values") else categories
+    return [value for value in values if value is None or (isinstance(value, float) and value != value)]

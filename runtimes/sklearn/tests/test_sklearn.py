@@ -23,7 +23,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import IsolationForest, RandomForestClassifier, RandomForestRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -683,6 +683,29 @@ async def test_columns_of_categories_show_one_of_them(serve: Serve) -> None:
     assert inputs["rooms"].parameters == Parameters(example=1)
     assert inputs["size"].parameters is None
     assert [tensor.name for tensor in model.outputs] == ["predict", "predict_proba"]
+
+
+@pytest.mark.parametrize("missing", [np.nan, None])
+@pytest.mark.parametrize("encoder", ["ignoring", "strict", "imputing"])
+async def test_a_missing_text_is_what_the_fit_took_for_one(serve: Serve, encoder: str, missing: Any) -> None:
+    """Whatever rows it comes with. Frames of SQL hold None, those of CSV hold NaN."""
+    encoders = {
+        "ignoring": OneHotEncoder(handle_unknown="ignore"),
+        "strict": OneHotEncoder(),
+        "imputing": make_pipeline(
+            SimpleImputer(strategy="constant", fill_value="?", missing_values=missing), OneHotEncoder()
+        ),
+    }
+    texts = pd.Series(["a", "b", missing, "a"], dtype=object)
+    frame = pd.DataFrame({"s": texts, "v": [1.0, 2.0, 300.0, 4.0]})
+    columns = ColumnTransformer([("s", encoders[encoder], ["s"])])
+    model = await serve(make_pipeline(columns, Ridge(1e-9)).fit(frame, [1.0, 2.0, 300.0, 1.0]))
+    answers = {"a": 1.0, "b": 2.0, None: 300.0}
+    for asked in ([None], [None, None], ["a"], [None, "a"], ["b", None, "a"]):
+        values = {"s": pd.Series(asked, dtype=object), "v": np.zeros(len(asked))}
+        request = PandasCodec.encode_request(pd.DataFrame(values), use_bytes=False)
+        predicted = only(await model.predict(request)).data.root
+        np.testing.assert_allclose(predicted, [answers[text] for text in asked], rtol=1e-6)
 
 
 async def test_a_pipeline_that_starts_with_categories(serve: Serve) -> None:

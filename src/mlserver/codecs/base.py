@@ -243,17 +243,31 @@ class _Registry(Generic[C]):
 
 def without_none(type_hint: Any) -> Any:
     """`T` for `Optional[T]`, `T | None`, `Annotated[T, ...]` and an alias of T; any other hint as it is."""
-    alias_of = getattr(type_hint, "__value__", None)
-    if alias_of is not None:
-        arguments = typing.get_args(type_hint) if getattr(alias_of, "__parameters__", ()) else ()
-        return without_none(alias_of[arguments] if arguments else alias_of)
-    if typing.get_origin(type_hint) is typing.Annotated:
-        return without_none(typing.get_args(type_hint)[0])
+    type_hint = _unwrapped(type_hint)
     if typing.get_origin(type_hint) in _UNIONS:
         members = tuple(member for member in typing.get_args(type_hint) if member is not type(None))
         if len(members) == 1:
             return without_none(members[0])
         return Union[members]  # noqa: UP007 - members are known at run time only
+    return type_hint
+
+
+def allows_none(type_hint: Any) -> bool:
+    """Whether None is a value of the hint."""
+    type_hint = _unwrapped(type_hint)
+    if typing.get_origin(type_hint) in _UNIONS:
+        return any(map(allows_none, typing.get_args(type_hint)))
+    return type_hint is None or type_hint is type(None)
+
+
+def _unwrapped(type_hint: Any) -> Any:
+    """The hint that an alias, or one that is annotated, stands for."""
+    alias_of = getattr(type_hint, "__value__", None)
+    if alias_of is not None:
+        arguments = typing.get_args(type_hint) if getattr(alias_of, "__parameters__", ()) else ()
+        return _unwrapped(alias_of[arguments] if arguments else alias_of)
+    if typing.get_origin(type_hint) is typing.Annotated:
+        return _unwrapped(typing.get_args(type_hint)[0])
     return type_hint
 
 

@@ -16,6 +16,7 @@ from mlserver.types import (
 __all__ = [
     "DecodedParameterName",
     "Parametrised",
+    "decoded_as",
     "get_decoded",
     "get_decoded_or_raw",
     "has_decoded",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 DecodedParameterName: Final = "_decoded_payload"
+_ContentTypeParameterName: Final = "_decoded_content_type"
 
 Parametrised = InferenceRequest | InferenceResponse | RequestInput | RequestOutput | ResponseOutput
 
@@ -46,8 +48,14 @@ def get_decoded_or_raw(parametrised: Parametrised) -> Any:
     return parametrised
 
 
-def save_decoded(parametrised: Parametrised, decoded: Any) -> None:
-    """Keep `decoded`; replaces what was kept before."""
+def decoded_as(parametrised: Parametrised) -> str | None:
+    """The content type by which the decoded form was made, which may be one of the model's metadata."""
+    return getattr(parametrised.parameters, _ContentTypeParameterName, None)
+
+
+def save_decoded(parametrised: Parametrised, decoded: Any, content_type: str | None = None) -> None:
+    """Keep `decoded`; replaces what was kept before. content_type: by which it was decoded, if by one."""
     if parametrised.parameters is None:
         parametrised.parameters = Parameters()
     setattr(parametrised.parameters, DecodedParameterName, decoded)
+    setattr(parametrised.parameters, _ContentTypeParameterName, content_type)

@@ -12,12 +12,14 @@ from mlserver.codecs.base import (
     InputCodecLike,
     RequestCodec,
     RequestCodecLike,
+    allows_none,
     canonical_hint,
     find_input_codec_by_type_hint,
     find_request_codec_by_type_hint,
     without_none,
 )
 from mlserver.codecs.columns import misfit, repeated
+from mlserver.codecs.datetime import DatetimeCodec
 from mlserver.codecs.scalar import SCALARS
 from mlserver.codecs.string import StringCodec
 from mlserver.codecs.utils import DefaultOutputPrefix
@@ -56,13 +58,15 @@ class SignatureCodec(RequestCodec):
     def __init__(self, predict: Callable[..., Any], is_method: bool = True) -> None:
         """is_method: whether its first parameter is the model itself.
 
-        Without, hints may be `int`, too, and inputs are refused that codecs of old take and make nonsense of.
+        Without, hints may be `int`, too, inputs are refused that codecs of old take and make nonsense of, and
+        lists hold None only where their hints say so.
         """
         signature = inspect.signature(predict, eval_str=True)
         self._strict = not is_method
         self._scalars = {} if is_method else SCALARS
         self._inputs: dict[str, InputCodecLike] = {}
         self._requests: dict[str, RequestCodecLike] = {}
+        self._without_null: set[str] = set()
         self._whole: list[str] = []
         for name, parameter in list(signature.parameters.items())[is_method:]:
             if parameter.annotation is not parameter.empty:
@@ -75,6 +79,8 @@ class SignatureCodec(RequestCodec):
             self._whole.append(name)
         elif (input_codec := self._input_codec(hint)) is not None:
             self._inputs[name] = input_codec
+            if self._strict and input_codec in _OF_LISTS and not _elements_allow_none(hint):
+                self._without_null.add(name)
         elif (request_codec := find_request_codec_by_type_hint(hint)) is not None:
             self._requests[name] = request_codec
         else:
@@ -105,8 +111,12 @@ class SignatureCodec(RequestCodec):
                 if self._strict and codec is StringCodec and request_input.datatype != "BYTES":
                     what = f"input '{request_input.name}' has datatype {request_input.datatype}"
                     raise InferenceError(f"{what}, but the model expects text")
-                arguments[request_input.name] = codec.decode_input(request_input)
-            elif request_input.name in self._requests:
+                arguments[request_input.name] = values = codec.decode_input(request_input)
+                if request_input.name in self._without_null and None in values:
+                    expected = "text" if codec is StringCodec else "points in time"
+                    what = f"input '{request_input.name}' holds null in element {values.index(None)}"
+                    raise InferenceError(f"{what}, but the model expects {expected}")
+            elif request_input.name in self._requests and not self._strict:
                 raise CodecNotFound(request_input.name, is_input=True)
             else:
                 others.append(request_input)
@@ -139,13 +149,25 @@ class SignatureCodec(RequestCodec):
         position = 0 if self._any_number else index
         if position < len(self._outputs):
             hint, codec = self._hints[position], self._outputs[position]
-            if value is None and without_none(hint) is not hint:
+            if value is None and allows_none(hint):
                 return []
-            if codec is not None and codec.can_encode(value):
+            elements = value
+            if self._strict and isinstance(value, list) and codec in _OF_LISTS and _elements_allow_none(hint):
+                elements = [element for element in value if element is not None]
+            if codec is not None and codec.can_encode(elements):
                 if _is_request_codec(codec):
                     return list(codec.encode_response(model_name, value, model_version).outputs)
                 return [codec.encode_output(f"{DefaultOutputPrefix}{index}", value)]
         raise OutputNotFound(index, type(value), self._hints)
+
+
+# Codecs of lists whose elements may be null.
+_OF_LISTS: Any = (StringCodec, DatetimeCodec)
+
+
+def _elements_allow_none(hint: Any) -> bool:
+    """Whether the hint is of a list that may hold None."""
+    return any(map(allows_none, typing.get_args(without_none(hint))))
 
 
 def _refuse(fault: str | None) -> None:

@@ -77,7 +77,7 @@ def decode_request(
             and _content_type(request_input, metadata_inputs) == PANDAS_JSON
         ):
             # No codec is called that, so `decode` leaves it alone; a column declared so is JSON.
-            save_decoded(request_input, decode_json_input_or_output(request_input))
+            save_decoded(request_input, decode_json_input_or_output(request_input), PANDAS_JSON)
     parameters = request.parameters
     content_type = parameters.content_type if parameters is not None else None
     if not content_type and model_settings is not None and model_settings.parameters is not None:
@@ -161,7 +161,7 @@ def _decode_by_content_type(request_input: RequestInput, metadata_inputs: Metada
     if codec is None:
         return _NOTHING
     decoded = codec.decode_input(request_input)
-    save_decoded(request_input, decoded)
+    save_decoded(request_input, decoded, content_type)
     return decoded
 
 

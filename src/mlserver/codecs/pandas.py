@@ -20,7 +20,7 @@ import pandas as pd
 from mlserver.codecs.base import RequestCodec, find_input_codec
 from mlserver.codecs.base64 import Base64Codec
 from mlserver.codecs.datetime import DatetimeCodec
-from mlserver.codecs.decoded import get_decoded, has_decoded
+from mlserver.codecs.decoded import decoded_as, get_decoded, has_decoded
 from mlserver.codecs.json import (
     PANDAS_JSON,
     JSONEncoderWithArray,
@@ -28,7 +28,7 @@ from mlserver.codecs.json import (
     encode_to_json,
 )
 from mlserver.codecs.lists import elements_of
-from mlserver.codecs.numpy import Array, datatype_name, read_only, to_datatype
+from mlserver.codecs.numpy import Array, NumpyCodec, datatype_name, read_only, to_datatype
 from mlserver.codecs.string import StringCodec
 from mlserver.errors import CodecError
 from mlserver.tensor import DTYPES, TensorData
@@ -41,6 +41,15 @@ _EXACT_IN_FLOAT: Final = 2**53
 # Labels of so many requests are remembered, if they are no longer than this together.
 _MOST_LABELS: Final = 64
 _LONGEST_LABELS: Final = 4096
+# By the content type of a BYTES tensor, a value that its columns hold beside missing ones.
+_EXAMPLES: Final[dict[str | None, Any]] = {
+    None: "",
+    StringCodec.ContentType: "",
+    NumpyCodec.ContentType: "",
+    Base64Codec.ContentType: b"",
+    DatetimeCodec.ContentType: datetime(2000, 1, 1),
+    PANDAS_JSON: None,
+}
 
 
 class PandasCodec(RequestCodec):
@@ -292,17 +301,30 @@ def _to_column(tensor: RequestInput | ResponseOutput) -> Any:
     """The values of one column: an array, a list, or a Series where pandas must not choose the dtype."""
     content_type = None if tensor.parameters is None else tensor.parameters.content_type
     if content_type == PANDAS_JSON:
-        return _inferred(decode_json_input_or_output(tensor))
-    if has_decoded(tensor):
-        return _from_payload(tensor, get_decoded(tensor))
+        return _or_missing(_inferred(decode_json_input_or_output(tensor)), PANDAS_JSON)
     datatype = datatype_name(tensor.datatype)
+    if has_decoded(tensor):
+        column = _from_payload(tensor, get_decoded(tensor))
+        return _or_missing(column, decoded_as(tensor)) if datatype == "BYTES" else column
     if datatype != "BYTES":
         return _from_numbers(tensor, datatype)
     codec = find_input_codec(content_type) if content_type else None
     if codec is not None:
-        return _from_payload(tensor, codec.decode_input(tensor))  # type: ignore[arg-type]  # same fields
+        column = _from_payload(tensor, codec.decode_input(tensor))  # type: ignore[arg-type]  # same fields
+        return _or_missing(column, content_type)
     values = tensor.data.root if isinstance(tensor.data, TensorData) else tensor.data
-    return _rows(list(values) if isinstance(values, str) else elements_of(values))
+    return _or_missing(_rows(list(values) if isinstance(values, str) else elements_of(values)), None)
+
+
+def _or_missing(column: Any, content_type: str | None) -> Any:
+    """The column; if it holds no value at all, of the dtype that it would have beside others.
+
+    pandas takes its dtype from the values, and the dtype says whether a missing one is None, NaN or NaT:
+    what a row becomes must not depend on the rows that came with it.
+    """
+    if content_type not in _EXAMPLES or any(value is not None for value in column):
+        return column
+    return pd.Series(list(column), dtype=pd.Series([_EXAMPLES[content_type]]).dtype)
 
 
 def _from_numbers(tensor: RequestInput | ResponseOutput, datatype: str) -> Any:

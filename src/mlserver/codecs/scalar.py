@@ -12,12 +12,13 @@ import numpy as np
 from mlserver.codecs.base import InputCodec
 from mlserver.codecs.numpy import NumpyCodec
 from mlserver.codecs.string import StringCodec
-from mlserver.errors import CodecError
+from mlserver.errors import CodecError, MLServerError
 from mlserver.types import RequestInput, ResponseOutput
 
 __all__ = ["SCALARS", "ScalarCodec"]
 
 
+_MOST_SIGNED = np.iinfo(np.int64).max
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -35,7 +36,15 @@ class ScalarCodec(InputCodec):
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, **kwargs: Any) -> ResponseOutput:
-        values: Any = [payload] if cls.Type is str else np.array([payload], dtype=cls.Type)
+        """Raises MLServerError (500) for a number that no datatype holds."""
+        values: Any = [payload]
+        if cls.Type is not str:
+            try:
+                dtype = np.uint64 if cls.Type is int and payload > _MOST_SIGNED else cls.Type
+                values = np.array([cls.Type(payload)], dtype=dtype)
+            except OverflowError as exc:
+                what = f"an int of {payload.bit_length()} bits, which no datatype holds"
+                raise MLServerError(f"'{name}' is {what}", 500) from exc
         output: ResponseOutput = cls.Codec.encode_output(name, values, **kwargs)
         return output
 
