@@ -122,7 +122,7 @@ _UNLIKELY = 10  # more than any guess below costs
 
 
 def _columns_of_categories(infos: dict[str, str], kept: list[list[Any]]) -> list[str] | None:
-    """The columns whose categories were kept, as they were in the fit, in order. None where several would do.
+    """The columns whose categories were kept, as they were in the fit, in order. None where others would do.
 
     infos: what the model says of the values of each column.
     """
@@ -141,8 +141,12 @@ def _columns_of_categories(infos: dict[str, str], kept: list[list[Any]]) -> list
         penalty = _UNLIKELY if _are_categories(info) else 0
         skipped = [[(cost + penalty, found) for cost, found in way] for way in ways]
         ways = [sorted(one + other)[:2] for one, other in zip(taken, skipped, strict=True)]
-    best = ways[-1]
-    return best[0][1] if len(best) == 1 or (best and best[0][0] < best[1][0]) else None
+    if len(ways[-1]) < 2:
+        return ways[-1][0][1] if ways[-1] else None
+    (cost, columns), (next_cost, _) = ways[-1]
+    # A wrong guess about texts is found out by the first request. One about numbers would never be.
+    guesses = [values for name, values in zip(columns, kept, strict=True) if not _are_categories(infos[name])]
+    return columns if cost < next_cost and all(_datatype(values) == "BYTES" for values in guesses) else None
 
 
 def _are_categories(info: str) -> bool:

@@ -304,6 +304,18 @@ async def test_ordered_categories_that_could_be_in_several_columns(serve: Serve)
     same(await answer(served, codes), model.predict(codes))
 
 
+async def test_ordered_categories_that_are_numbers_are_not_guessed(serve: Serve) -> None:
+    """Nobody would notice a wrong guess: `rooms` has the range that the codes of `grade` could have."""
+    grade = pd.Categorical(BINARY + 5, categories=[5, 6, 7], ordered=True)
+    model = booster("regression", VALUES, pd.DataFrame({"rooms": THREE, "grade": grade}))
+    served = await serve(model)
+    text = await refused(served, request(pd.DataFrame({"rooms": THREE, "grade": BINARY + 5})))
+    assert text.endswith("in no column, but the model was fitted with 1 such column: "
+                         "send the texts of all, or one matrix of numbers")  # fmt: skip
+    codes = np.column_stack([THREE, grade.codes]).astype("float64")
+    same(await answer(served, codes), model.predict(codes))
+
+
 @pytest.mark.parametrize(("data", "text"), MISFITS)
 async def test_R51_what_does_not_fit_is_named(serve: Serve, data: Any, text: str) -> None:
     served = await serve(booster("regression", VALUES, FRAME))
