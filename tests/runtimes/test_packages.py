@@ -46,6 +46,7 @@ PUBLIC = {
     "mlserver.artefact",
     "mlserver.codecs",
     "mlserver.errors",
+    "mlserver.logging",
     "mlserver.signature",
     "mlserver.tabular",
     "mlserver.types",
